@@ -1,0 +1,136 @@
+package internal_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// flow is the order of the packages: a package imports only packages that stand before it.
+// It is the list of docs/architecture.md; a new package gets its place here first.
+var flow = []string{
+	"problem", "secret", "db", "access", "audit", "config", "vault",
+	"fleet",
+	"step", "plan",
+	"approval", "op",
+	"check", "metric", "logs", "link", "edge", "agent", "observe", "backup",
+	"alert",
+	"notify", "oncall", "incident", "statuspage",
+	"recovery", "evidence",
+	"api", "server", "web", "app", "cli",
+}
+
+// never lists what a package must not reach, even through others, and why.
+var never = []struct {
+	from string
+	to   []string
+	why  string
+}{
+	{"vault", []string{"*"}, "the way back must work when the control plane is gone"},
+	{"plan", []string{"db"}, "a plan is a pure function of fleet and inventory"},
+	{"agent", []string{"plan", "approval", "op", "alert", "oncall", "incident", "server", "web"}, "a node obeys orders, it decides nothing"},
+}
+
+type goPackage struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+func TestImportsPointBack(t *testing.T) {
+	packages := list(t)
+	for _, p := range packages {
+		for _, broken := range backward(p) {
+			t.Error(broken)
+		}
+		for _, broken := range forbidden(p) {
+			t.Error(broken)
+		}
+	}
+}
+
+// backward names imports that point right, packages without a place, and engines named outside app.
+func backward(p goPackage) []string {
+	room, engine, ok := place(p.ImportPath)
+	if !ok || isTest(engine) {
+		return nil
+	}
+	at := slices.Index(flow, room)
+	if at < 0 {
+		return []string{room + " has no place in flow"}
+	}
+	var broken []string
+	for _, imported := range p.Imports {
+		other, otherEngine, ok := place(imported)
+		if !ok || other == room {
+			continue
+		}
+		if slices.Index(flow, other) > at {
+			broken = append(broken, room+" imports "+other+", which stands to its right")
+		}
+		if otherEngine != "" && room != "app" {
+			broken = append(broken, room+" names the engine "+other+"/"+otherEngine+"; only app does")
+		}
+	}
+	return broken
+}
+
+func forbidden(p goPackage) []string {
+	room, engine, ok := place(p.ImportPath)
+	if !ok || engine != "" {
+		return nil
+	}
+	var broken []string
+	for _, rule := range never {
+		if rule.from != room {
+			continue
+		}
+		for _, dep := range p.Deps {
+			other, _, ok := place(dep)
+			if ok && other != room && (slices.Contains(rule.to, "*") || slices.Contains(rule.to, other)) {
+				broken = append(broken, room+" reaches "+other+": "+rule.why)
+			}
+		}
+	}
+	return broken
+}
+
+// place splits holdfast/internal/vault/sftp into vault and sftp; parts below an internal folder belong to their package.
+func place(path string) (room, engine string, ok bool) {
+	rest, ok := strings.CutPrefix(path, "holdfast/internal/")
+	if !ok {
+		return "", "", false
+	}
+	room, engine, _ = strings.Cut(rest, "/")
+	if strings.HasPrefix(engine, "internal") {
+		engine = ""
+	}
+	return room, engine, room != "deps"
+}
+
+func isTest(engine string) bool { return strings.HasSuffix(engine, "test") }
+
+func list(t *testing.T) []goPackage {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", "holdfast/internal/...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []goPackage
+	dec := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p goPackage
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatalf("decode go list: %v", err)
+		}
+		all = append(all, p)
+	}
+}
