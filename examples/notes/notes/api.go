@@ -25,7 +25,9 @@ const workerSilence = 10 * time.Second
 func (a API) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", a.home)
-	mux.HandleFunc("GET /liveness", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, map[string]string{"alive": a.Instance}) })
+	mux.HandleFunc("GET /liveness", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, map[string]string{"alive": a.Instance})
+	})
 	mux.HandleFunc("GET /readiness", a.readiness)
 	mux.HandleFunc("GET /status", a.status)
 	mux.HandleFunc("GET /invariants", a.invariants)

@@ -1,0 +1,34 @@
+# Holdfast: the commands that a person or a CI types. Each does its own set-up.
+
+GO       ?= go
+BIN      := bin
+INSTANCES ?= 12
+OUT      ?=
+ONCE     ?=
+
+.PHONY: demo test check bench build setup clean
+
+build: ## the programs, into bin/
+	@echo "build: compiling holdfast (the first time takes a few minutes on two cores)"
+	@$(GO) build -o $(BIN)/ ./cmd/... ./examples/notes/cmd/... ./lab/cmd/...
+
+demo: build ## the whole loop on this machine, without root: make demo [INSTANCES=12] [ONCE=1] [OUT=scorecard.json]
+	@$(BIN)/holdfast-demo -instances $(INSTANCES) $(if $(ONCE),-once) $(if $(OUT),-out $(OUT))
+
+setup: ## what the tests need from the distribution (asks for nothing that is there already)
+	@sh lab/setup.sh
+
+test: setup ## every test
+	$(GO) vet ./...
+	$(GO) test -count=1 -timeout 18m ./...
+
+check: ## format, vet and lint, with the pinned linter
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run
+
+bench: build ## measured figures, as tables and JSON; see docs/performance.md
+	@for b in bench/*/; do echo "== $$b"; $(GO) run ./$$b || exit 1; done
+
+clean:
+	rm -rf $(BIN) .demo
