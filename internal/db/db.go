@@ -4,7 +4,8 @@
 // Migrations are plain SQL in one folder, written so that both engines take them: TEXT, BIGINT, DOUBLE PRECISION and
 // BOOLEAN only; times are BIGINT microseconds since 1970 in UTC (see Time); bytes and JSON are TEXT (see Bytes, JSON).
 //
-// Invariant: what one Tx does is whole or not at all, and a database newer than the binary is not opened.
+// Invariant: what one Tx does is whole or not at all; Tx run one at a time on both engines, so what a Tx has read
+// stays true until it commits; a database newer than the binary is not opened.
 package db
 
 import (
@@ -31,6 +32,12 @@ var migrations embed.FS
 
 // ErrNewer is returned by Open for a database that a newer binary has migrated.
 var ErrNewer = errors.New("the database was migrated by a newer holdfast")
+
+// ErrNested is returned by Tx when it is called with the context of another Tx, which it would wait for for ever.
+var ErrNested = errors.New("a transaction was begun inside another one")
+
+// inTx marks the context of a running Tx.
+type inTx struct{}
 
 // DB is the control database.
 type DB struct {
@@ -101,12 +108,29 @@ func migrate(ctx context.Context, conn *sql.DB, dialect goose.Dialect) error {
 
 // Tx runs do in one transaction and rings the doorbell once it is committed.
 func (d *DB) Tx(ctx context.Context, do func(ctx context.Context, tx Tx) error) error {
-	err := d.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
+	if ctx.Value(inTx{}) != nil {
+		return ErrNested
+	}
+	err := d.RunInTx(context.WithValue(ctx, inTx{}, true), nil, func(ctx context.Context, tx bun.Tx) error {
+		if err := d.lockOut(ctx, tx); err != nil {
+			return fmt.Errorf("wait for the other transactions: %w", err)
+		}
 		return do(ctx, Tx{Tx: tx, Now: d.now().UTC().Truncate(time.Microsecond)})
 	})
 	if err == nil {
 		d.Doorbell.Ring()
 	}
+	return err
+}
+
+// lockOut makes PostgreSQL do what SQLite's immediate transactions do: one writing transaction at a time, over all
+// servers on that database. The control plane writes hundreds of rows a second at most, and code that is right
+// under one rule needs no second proof under another.
+func (d *DB) lockOut(ctx context.Context, tx bun.Tx) error {
+	if d.Engine != "postgres" {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock(7233174417)")
 	return err
 }
 
