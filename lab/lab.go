@@ -1,0 +1,232 @@
+// Package lab runs many nodes on one machine, with faults.
+//
+// Words: a Lab is a control plane and its nodes, each a real process (or a network namespace with its own engine) with
+// its own data directory and loopback address; to lose a site is to kill every process of its nodes at once, stacks
+// included.
+//
+// Invariant: the lab drives Holdfast only through its command line and its nodes' processes, as an operator and a
+// disaster would; it reaches into no data directory.
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Node is one node to run: its roles decide what its agent does.
+type Node struct {
+	Name    string
+	Site    string
+	Roles   string // comma separated: run, spare, vault, edge, probe
+	Address string // loopback address of its own
+	Extra   []string
+}
+
+// Lab is a control plane and its nodes on this machine. Dir is absolute and holds everything; Bin is the folder of
+// the programs.
+type Lab struct {
+	Dir    string
+	Bin    string
+	Listen string // host:port of the control plane
+	Nodes  []Node
+
+	server *process
+	agents map[string]*process
+}
+
+// New lays out a lab in dir, which must not hold one that runs.
+func New(dir, bin string, nodes []Node) (*Lab, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "logs"), 0o700); err != nil {
+		return nil, fmt.Errorf("make lab folder: %w", err)
+	}
+	listen, err := freeAddress("127.0.0.1")
+	if err != nil {
+		return nil, err
+	}
+	return &Lab{Dir: dir, Bin: bin, Listen: listen, Nodes: nodes, agents: map[string]*process{}}, nil
+}
+
+// freeAddress finds a port that nothing listens on. Another process may take it before it is used; the start then
+// fails and says so.
+func freeAddress(ip string) (string, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
+	if err != nil {
+		return "", fmt.Errorf("find a free port on %s: %w", ip, err)
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// URL is where the control plane answers.
+func (l *Lab) URL() string { return "https://" + l.Listen }
+
+func (l *Lab) log(name string) string { return filepath.Join(l.Dir, "logs", name+".log") }
+
+func (l *Lab) program() string { return filepath.Join(l.Bin, "holdfast") }
+
+func (l *Lab) context() string { return filepath.Join(l.Dir, "server", "admin.json") }
+
+// StartServer makes a key on the first start, starts the control plane and waits until it is ready.
+func (l *Lab) StartServer(ctx context.Context) error {
+	key := filepath.Join(l.Dir, "server.key")
+	if _, err := os.Stat(key); errors.Is(err, os.ErrNotExist) {
+		if out, err := exec.CommandContext(ctx, l.program(), "server", "--new-key", key).CombinedOutput(); err != nil {
+			return fmt.Errorf("make the server's key: %w: %s", err, out)
+		}
+	}
+	p, err := start(l.log("server"), []string{dirVariable + "=" + l.Dir}, l.program(), "server",
+		"--data", filepath.Join(l.Dir, "server"), "--listen", l.Listen, "--key-file", key)
+	if err != nil {
+		return err
+	}
+	l.server = p
+	return Until(ctx, 60*time.Second, 50*time.Millisecond, "start the control plane", func() (bool, string) {
+		if !p.alive() {
+			return false, "it ended: see " + l.log("server")
+		}
+		_, err := l.Run(ctx, "get", "nodes", "-o", "json")
+		return err == nil, fmt.Sprint(err)
+	})
+}
+
+// KillServer kills the control plane at once.
+func (l *Lab) KillServer() {
+	_ = l.server.cmd.Process.Kill() // it may have ended already
+	<-l.server.done
+}
+
+// Join makes a one-time token for every node and starts its agent.
+func (l *Lab) Join(ctx context.Context) error {
+	for _, n := range l.Nodes {
+		var token struct {
+			Token string `json:"token"`
+		}
+		if err := l.JSON(ctx, &token, "join-token", "create", "--site", n.Site, "--roles", n.Roles); err != nil {
+			return err
+		}
+		if err := l.StartNode(n.Name, "--join", token.Token); err != nil {
+			return err
+		}
+	}
+	return l.AllSeen(ctx)
+}
+
+// node finds a node by name.
+func (l *Lab) node(name string) (Node, error) {
+	for _, n := range l.Nodes {
+		if n.Name == name {
+			return n, nil
+		}
+	}
+	return Node{}, fmt.Errorf("the lab has no node %s", name)
+}
+
+// StartNode starts the agent of a node, with its data directory as it is.
+func (l *Lab) StartNode(name string, extra ...string) error {
+	n, err := l.node(name)
+	if err != nil {
+		return err
+	}
+	args := []string{"agent", "--server", l.URL(), "--data", filepath.Join(l.Dir, "nodes", n.Name),
+		"--node", n.Name, "--site", n.Site, "--roles", n.Roles, "--address", n.Address, "--engine", "exec"}
+	args = append(append(args, n.Extra...), extra...)
+	p, err := start(l.log(n.Name), []string{NodeVariable + "=" + n.Name, dirVariable + "=" + l.Dir}, l.program(), args...)
+	if err != nil {
+		return err
+	}
+	l.agents[name] = p
+	return nil
+}
+
+// NodeView is what the command line tells of a node.
+type NodeView struct {
+	Node  string `json:"node"`
+	Site  string `json:"site"`
+	State string `json:"state"`
+}
+
+// AllSeen waits until every node has reported.
+func (l *Lab) AllSeen(ctx context.Context) error {
+	return Until(ctx, 60*time.Second, 100*time.Millisecond, "see every node", func() (bool, string) {
+		var seen []NodeView
+		if err := l.JSON(ctx, &seen, "get", "nodes"); err != nil {
+			return false, err.Error()
+		}
+		return len(seen) >= len(l.Nodes), fmt.Sprintf("%d of %d nodes have reported", len(seen), len(l.Nodes))
+	})
+}
+
+// LoseSite kills every process of the site's nodes at once, and returns how many there were.
+func (l *Lab) LoseSite(ctx context.Context, site string) (int, error) {
+	return killAll(ctx, l.Dir, l.namesOf(site)...)
+}
+
+// ReturnSite starts the agents of a lost site again, as a data center whose power is back.
+func (l *Lab) ReturnSite(site string) error {
+	for _, name := range l.namesOf(site) {
+		if err := l.StartNode(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Lab) namesOf(site string) []string {
+	var names []string
+	for _, n := range l.Nodes {
+		if n.Site == site {
+			names = append(names, n.Name)
+		}
+	}
+	return names
+}
+
+// Down ends everything the lab started, stacks included.
+func (l *Lab) Down(ctx context.Context) error {
+	if l.server != nil && l.server.alive() {
+		l.server.stop(5 * time.Second)
+	}
+	var names []string
+	for _, n := range l.Nodes {
+		names = append(names, n.Name)
+	}
+	_, err := killAll(ctx, l.Dir, names...)
+	return err
+}
+
+// Run types a holdfast command as the operator and returns what it printed.
+func (l *Lab) Run(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, l.program(), args...)
+	cmd.Env = append(os.Environ(), "HOLDFAST_CONTEXT="+l.context())
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err := cmd.Run()
+	if err != nil {
+		return out.String(), fmt.Errorf("holdfast %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errOut.String()))
+	}
+	return out.String(), nil
+}
+
+// JSON types a holdfast command with -o json and decodes what it printed.
+func (l *Lab) JSON(ctx context.Context, into any, args ...string) error {
+	out, err := l.Run(ctx, append(args, "-o", "json")...)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal([]byte(out), into); err != nil {
+		return fmt.Errorf("holdfast %s: read its JSON: %w", strings.Join(args, " "), err)
+	}
+	return nil
+}
