@@ -202,7 +202,7 @@ type Order struct {
 // Signed is an order or a setting in its exact signed bytes. Payload is JSON, and is verified before it is parsed.
 type Signed struct {
 	Payload   []byte `json:"payload"`
-	Signature []byte `json:"signature"` // Ed25519 over "holdfast order v1\n" + Payload
+	Signature []byte `json:"signature"` // Ed25519 over the Purpose line + Payload, see Sign
 	KeyID     string `json:"key_id"`
 }
 
