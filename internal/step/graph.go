@@ -8,6 +8,10 @@ type Planned struct {
 	Node  string   `json:"node"` // "" = the server does it; "@claim:ID" = the node that the claim step ID chose
 	Needs []string `json:"needs,omitempty"`
 	Step  Step     `json:"step"`
+
+	// OnFailure makes it a step that clears up: it runs once all it needs has come to an end and some of that was
+	// tried and did not end done; otherwise it is skipped.
+	OnFailure bool `json:"on_failure,omitempty"`
 }
 
 // Graph is the steps of an operation. Its order is the order they are shown in.

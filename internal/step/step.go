@@ -116,6 +116,7 @@ type BackupResult struct {
 	CanaryFrom int64             `json:"canary_from"` // newest canary sequence before the dump began
 	CanaryTo   int64             `json:"canary_to"`   // newest when it had ended
 	Envelopes  map[string][]byte `json:"envelopes"`   // epoch id -> the custodian's age envelope, for every epoch the snapshot needs
+	Recovery   map[string][]byte `json:"recovery,omitempty"` // epoch id -> the OpenPGP message to the recovery keys, for a restore by a person
 	WriterKey  []byte            `json:"writer_key,omitempty"`
 	Release    string            `json:"release"`
 	Notes      []string          `json:"notes,omitempty"` // files that changed or vanished while read
@@ -219,6 +220,7 @@ const (
 	Refused   State = "refused"   // the node did not try, and says why
 	Unknown   State = "unknown"   // the node is out of reach while it ran
 	Cancelled State = "cancelled" //
+	Skipped   State = "skipped"   // a step for the case of failure, and nothing failed
 )
 
 // Update is a node's word about one order. The last Update of an order has a final State and stays in the journal.
@@ -242,7 +244,7 @@ type Update struct {
 // Final tells whether s ends an attempt.
 func (s State) Final() bool {
 	switch s {
-	case Done, Failed, Refused, Cancelled:
+	case Done, Failed, Refused, Cancelled, Skipped:
 		return true
 	case Waiting, Sent, Running, Unknown:
 		return false
