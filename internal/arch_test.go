@@ -13,7 +13,7 @@ import (
 // flow is the order of the packages: a package imports only packages that stand before it.
 // It is the list of docs/architecture.md; a new package gets its place here first.
 var flow = []string{
-	"problem", "secret", "db", "access", "audit", "config", "vault",
+	"problem", "db", "secret", "access", "audit", "config", "vault",
 	"fleet",
 	"step", "plan",
 	"approval", "op",
