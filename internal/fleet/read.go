@@ -1,0 +1,4 @@
+package fleet
+
+type lines map[string]int
+type stack struct{}
