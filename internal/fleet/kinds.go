@@ -1,5 +1,7 @@
 package fleet
 
+import "time"
+
 // Kind is the word after `kind:` in a fleet document.
 type Kind string
 
@@ -135,96 +137,15 @@ type Contact struct {
 
 // Backup is what is promised about backups. Every layer may give some of it; a higher layer wins key by key.
 type Backup struct {
-	Every     Duration `json:"every,omitempty" jsonschema_description:"time between two backups; 24h when nobody says"`
-	RPO       Duration `json:"rpo,omitempty" jsonschema_description:"data a loss of the site may cost at most, in time; 25h when nobody says"`
-	KeepDaily int      `json:"keep_daily,omitempty" jsonschema:"minimum=1" jsonschema_description:"days of which one backup each is kept; 14 when nobody says"`
-	Vault     string   `json:"vault,omitempty" jsonschema_description:"node with role vault that keeps them, in another site"`
-	Custodian *bool    `json:"custodian,omitempty" jsonschema_description:"the server's custodian can open a backup for one restore; without it a person must give the recovery key"`
+	Every     time.Duration `json:"every,omitempty" jsonschema_description:"time between two backups; 24h when nobody says"`
+	RPO       time.Duration `json:"rpo,omitempty" jsonschema_description:"data a loss of the site may cost at most, in time; 25h when nobody says"`
+	KeepDaily int           `json:"keep_daily,omitempty" jsonschema:"minimum=1" jsonschema_description:"days of which one backup each is kept; 14 when nobody says"`
+	Vault     string        `json:"vault,omitempty" jsonschema_description:"node with role vault that keeps them, in another site"`
+	Custodian *bool         `json:"custodian,omitempty" jsonschema_description:"the server's custodian can open a backup for one restore; without it a person must give the recovery key"`
 }
 
 // InstanceBackup is Backup and the keys of the people who can always read.
 type InstanceBackup struct {
 	Backup
 	Recipients []string `json:"recipients,omitempty" jsonschema_description:"files of armored OpenPGP public keys, relative to the fleet directory"`
-}
-
-// RecoveryPlan is the disaster plan as code.
-type RecoveryPlan struct {
-	Origin
-	Kind           Kind            `json:"kind" jsonschema:"enum=RecoveryPlan"`
-	Name           string          `json:"name" jsonschema:"pattern=^[a-z]([a-z0-9-]{0\\,38}[a-z0-9])?$"`
-	Scope          Scope           `json:"scope" jsonschema_description:"the instances it brings back"`
-	Tiers          []Tier          `json:"tiers" jsonschema:"minItems=1" jsonschema_description:"first come first"`
-	Target         Target          `json:"target" jsonschema_description:"the nodes it rebuilds on"`
-	Order          []RecoveryOrder `json:"order,omitempty" jsonschema_description:"left out: tier, then longest_restore"`
-	Checks         []RecoveryCheck `json:"checks,omitempty" jsonschema_description:"what back to normal means; left out: ready, invariants and edge"`
-	Communications []Communication `json:"communications,omitempty" jsonschema_description:"who is told what at which event"`
-	Probes         ProbeQuorum     `json:"probes,omitzero" jsonschema_description:"how many outside probes must agree that the site is lost; left out: a majority of those that stand outside"`
-	Approvals      int             `json:"approvals,omitempty" jsonschema:"minimum=0" jsonschema_description:"people who must agree before a real recovery starts"`
-}
-
-// Scope names the instances of a recovery plan and how many there must be, so that a selector that drifted is noticed.
-type Scope struct {
-	Selector Selector `json:"selector"`
-	Expect   int      `json:"expect" jsonschema:"minimum=1" jsonschema_description:"number of instances the selector must match"`
-}
-
-// Tier is a part of the scope with its promises. An instance belongs to the first tier that matches it.
-type Tier struct {
-	Name     string   `json:"name"`
-	Selector Selector `json:"selector,omitempty" jsonschema_description:"left out: all that are in no tier above"`
-	RTO      Duration `json:"rto" jsonschema_description:"longest downtime"`
-	RPO      Duration `json:"rpo" jsonschema_description:"longest loss of data, in time"`
-}
-
-// Target selects the nodes to rebuild on.
-type Target struct {
-	Selector Selector `json:"selector" jsonschema_description:"such as site=ams1,role=spare|run"`
-}
-
-// RecoveryOrder is a rule of what is restored first.
-type RecoveryOrder string
-
-// The orders, applied one after the other.
-const (
-	OrderTier           RecoveryOrder = "tier"
-	OrderLongestRestore RecoveryOrder = "longest_restore"
-	OrderName           RecoveryOrder = "name"
-)
-
-// RecoveryCheck is one thing that must hold again.
-type RecoveryCheck string
-
-// The checks.
-const (
-	CheckReady      RecoveryCheck = "ready"      // every service is ready
-	CheckInvariants RecoveryCheck = "invariants" // every invariant of the data holds
-	CheckEdge       RecoveryCheck = "edge"       // the edge answers for the instance from its new place
-	CheckCanary     RecoveryCheck = "canary"     // the canary of the snapshot was found in the data
-)
-
-// RecoveryEvent is a moment of a recovery at which somebody is told.
-type RecoveryEvent string
-
-// The events.
-const (
-	EventDetected  RecoveryEvent = "detected"
-	EventDeclared  RecoveryEvent = "declared"
-	EventRestored  RecoveryEvent = "restored" // one instance is back
-	EventCompleted RecoveryEvent = "completed"
-	EventFailed    RecoveryEvent = "failed"
-)
-
-// Communication tells somebody at an event.
-type Communication struct {
-	Event    RecoveryEvent `json:"event"`
-	Audience string        `json:"audience" jsonschema_description:"such as operators or customers"`
-	To       []string      `json:"to,omitempty" jsonschema_description:"addresses; left out: the contacts of the instances in scope"`
-	Text     string        `json:"text"`
-}
-
-// ProbeQuorum says how many of how many outside probes must agree.
-type ProbeQuorum struct {
-	K int `json:"k" jsonschema:"minimum=1"`
-	N int `json:"n" jsonschema:"minimum=1"`
 }

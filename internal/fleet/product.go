@@ -1,5 +1,7 @@
 package fleet
 
+import "time"
+
 // Product is what the company sells. Its document is a Compose file with two keys more: `kind: Product`, and
 // `x-holdfast`, here and in each service.
 type Product struct {
@@ -45,9 +47,9 @@ type StateKeys struct {
 
 // CommandKeys is an argument list that runs without a shell.
 type CommandKeys struct {
-	Service string   `json:"service,omitempty" jsonschema_description:"docker: in whose container; left out: the service of the state"`
-	Args    []string `json:"args" jsonschema:"minItems=1"`
-	Timeout Duration `json:"timeout,omitempty" jsonschema_description:"10m when left out"`
+	Service string        `json:"service,omitempty" jsonschema_description:"docker: in whose container; left out: the service of the state"`
+	Args    []string      `json:"args" jsonschema:"minItems=1"`
+	Timeout time.Duration `json:"timeout,omitempty" jsonschema_description:"10m when left out"`
 }
 
 // Hooks are commands at two moments of an instance's life.
@@ -81,7 +83,7 @@ type ProbeKeys struct {
 	Args     []string          `json:"args,omitempty" jsonschema_description:"command that must end with 0"`
 	Port     string            `json:"port,omitempty" jsonschema_description:"name of the port; left out: the first"`
 	Headers  map[string]string `json:"headers,omitempty"`
-	Interval Duration          `json:"interval,omitempty" jsonschema_description:"readiness 500ms, liveness 10s when left out"`
-	Timeout  Duration          `json:"timeout,omitempty" jsonschema_description:"2s when left out"`
-	Within   Duration          `json:"within,omitempty" jsonschema_description:"readiness: how long a start may take; 60s when left out"`
+	Interval time.Duration     `json:"interval,omitempty" jsonschema_description:"readiness 500ms, liveness 10s when left out"`
+	Timeout  time.Duration     `json:"timeout,omitempty" jsonschema_description:"2s when left out"`
+	Within   time.Duration     `json:"within,omitempty" jsonschema_description:"readiness: how long a start may take; 60s when left out"`
 }

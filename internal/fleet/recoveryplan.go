@@ -5,6 +5,8 @@ import "time"
 // RecoveryPlan is the disaster plan as code: what may be lost, who is in it and in which order, where it goes, what
 // "back to normal" means, and who is told. It is read from a fleet file like every other kind.
 type RecoveryPlan struct {
+	Origin
+	Kind     Kind             `json:"kind,omitempty" jsonschema:"enum=RecoveryPlan"`
 	Name     string           `json:"name"`
 	About    string           `json:"about,omitempty"`
 	Scenario RecoveryScenario `json:"scenario"`
