@@ -1,0 +1,81 @@
+package exec
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// bootID tells one run of the machine from the next: a process number means nothing across them.
+var bootID = sync.OnceValues(func() (string, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(text)), err
+})
+
+// started gives the start of a live process in clock ticks since boot. A zombie is not alive. Number and start
+// together name one process for as long as the machine runs.
+func started(pid int) (ticks uint64, alive bool) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, false
+	}
+	end := bytes.LastIndexByte(stat, ')') // the program's name may hold blanks and brackets
+	fields := strings.Fields(string(stat[end+1:]))
+	if end < 0 || len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+		return 0, false
+	}
+	ticks, err = strconv.ParseUint(fields[19], 10, 64)
+	return ticks, err == nil
+}
+
+// marked lists live processes whose first environment holds entry, such as "HOLDFAST_RUN=/...": what was started
+// for one replica and whatever that started in turn. Processes of other users are not seen.
+func marked(entry string) []int {
+	environs, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, path := range environs {
+		environ, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(append([]byte{0}, environ...), append([]byte("\x00"+entry), 0)) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if _, alive := started(pid); err == nil && alive {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// residentMB is the memory that a process and its descendants hold.
+func residentMB(pid int) int64 {
+	return residentPages(pid, 0) * int64(os.Getpagesize()) >> 20
+}
+
+func residentPages(pid, depth int) int64 {
+	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	fields := strings.Fields(string(statm))
+	if err != nil || len(fields) < 2 || depth > 8 {
+		return 0
+	}
+	pages, err := strconv.ParseInt(fields[1], 10, 64)
+	if err != nil {
+		return 0
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return pages
+	}
+	for _, child := range strings.Fields(string(children)) {
+		if number, err := strconv.Atoi(child); err == nil {
+			pages += residentPages(number, depth+1)
+		}
+	}
+	return pages
+}
