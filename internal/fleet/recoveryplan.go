@@ -87,5 +87,5 @@ type RecoveryCustody struct {
 	Keepers []string `json:"keepers,omitempty"`
 }
 
-// RecoveryChecks are the names that Checks may hold; an empty list means all of them.
-var RecoveryChecks = []string{"readiness", "invariants", "canary", "outside"}
+// RecoveryChecks are the names that Checks may hold; an empty Checks means all of them.
+func RecoveryChecks() []string { return []string{"readiness", "invariants", "canary", "outside"} }
