@@ -18,20 +18,21 @@ type Kind string
 
 // The kinds. Their text crosses the API and the agent link and is kept stable.
 const (
-	Usage       Kind = "usage"       // the command or its flags are wrong
-	Invalid     Kind = "invalid"     // what was declared or sent is wrong
-	Denied      Kind = "denied"      // this actor may not do this
-	Unapproved  Kind = "unapproved"  // an approval is missing or was given to something else
-	NotFound    Kind = "not_found"   // no such object
-	Conflict    Kind = "conflict"    // exists already, or holds something else
-	Stale       Kind = "stale"       // the plan was made for an older fleet or inventory
-	Busy        Kind = "busy"        // somebody else holds the lease
-	Unreachable Kind = "unreachable" // a node or a vault does not answer
-	Unavailable Kind = "unavailable" // the server cannot do it now; trying again may help
-	WrongKey    Kind = "wrong_key"   // the key does not open this
-	Corrupt     Kind = "corrupt"     // bytes are not what they were
-	Partial     Kind = "partial"     // some was done, some was not
-	Internal    Kind = "internal"    // a fault of Holdfast itself
+	Usage           Kind = "usage"           // the command or its flags are wrong
+	Invalid         Kind = "invalid"         // what was declared or sent is wrong
+	Unauthenticated Kind = "unauthenticated" // nobody is signed in, or the token does not hold
+	Denied          Kind = "denied"          // this actor may not do this
+	Unapproved      Kind = "unapproved"      // an approval is missing or was given to something else
+	NotFound        Kind = "not_found"       // no such object
+	Conflict        Kind = "conflict"        // exists already, or holds something else
+	Stale           Kind = "stale"           // the plan was made for an older fleet or inventory
+	Busy            Kind = "busy"            // somebody else holds the lease
+	Unreachable     Kind = "unreachable"     // a node or a vault does not answer
+	Unavailable     Kind = "unavailable"     // the server cannot do it now; trying again may help
+	WrongKey        Kind = "wrong_key"       // the key does not open this
+	Corrupt         Kind = "corrupt"         // bytes are not what they were
+	Partial         Kind = "partial"         // some was done, some was not
+	Internal        Kind = "internal"        // a fault of Holdfast itself
 )
 
 // Error is an error for a person. Message says what did not happen and to which object, in lower case without a
@@ -96,6 +97,8 @@ func table(kind Kind) row {
 		return row{http.StatusBadRequest, 2}
 	case Invalid:
 		return row{http.StatusUnprocessableEntity, 1}
+	case Unauthenticated:
+		return row{http.StatusUnauthorized, 1}
 	case Denied:
 		return row{http.StatusForbidden, 1}
 	case Unapproved:
