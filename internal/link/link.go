@@ -50,8 +50,10 @@ type RenewResponse struct {
 	Certificate []byte `json:"certificate"`
 }
 
-// ListenRequest opens the stream of deliveries.
+// ListenRequest opens the stream of deliveries. Node is who the agent believes to be: it must be the name in its
+// certificate, so that a certificate that was copied to another node is noticed.
 type ListenRequest struct {
+	Node       string `json:"node"`
 	Capability int    `json:"capability"`
 	Version    string `json:"version"`
 	BootID     string `json:"boot_id"`
@@ -137,7 +139,8 @@ type Grant struct {
 	Rights   string `json:"rights"` // write or read
 }
 
-// Report is one thing a node tells; exactly one of the pointers is set. Seq grows by one per report and node.
+// Report is one thing a node tells; exactly one of the pointers is set. Seq grows with every report of a node; what
+// a newer report replaced before it was sent (facts, progress) leaves a gap.
 type Report struct {
 	Seq    int64            `json:"seq"`
 	At     time.Time        `json:"at"` // node clock
@@ -169,8 +172,9 @@ type Event struct {
 	At       time.Time         `json:"at"`
 }
 
-// Batch is reports in order.
+// Batch is reports of one node in the order of their Seq. An empty batch asks how far the server has come.
 type Batch struct {
+	Node    string   `json:"node"`
 	Reports []Report `json:"reports"`
 }
 

@@ -113,9 +113,9 @@ type BackupResult struct {
 	Bytes      int64             `json:"bytes"` // of the instance's data
 	AddedBytes int64             `json:"added_bytes"`
 	Files      int64             `json:"files"`
-	CanaryFrom int64             `json:"canary_from"` // newest canary sequence before the dump began
-	CanaryTo   int64             `json:"canary_to"`   // newest when it had ended
-	Envelopes  map[string][]byte `json:"envelopes"`   // epoch id -> the custodian's age envelope, for every epoch the snapshot needs
+	CanaryFrom int64             `json:"canary_from"`        // newest canary sequence before the dump began
+	CanaryTo   int64             `json:"canary_to"`          // newest when it had ended
+	Envelopes  map[string][]byte `json:"envelopes"`          // epoch id -> the custodian's age envelope, for every epoch the snapshot needs
 	Recovery   map[string][]byte `json:"recovery,omitempty"` // epoch id -> the OpenPGP message to the recovery keys, for a restore by a person
 	WriterKey  []byte            `json:"writer_key,omitempty"`
 	Release    string            `json:"release"`
