@@ -51,7 +51,7 @@ type tick struct {
 }
 
 type mark struct {
-	X     float64
+	X, Y  float64
 	Label string
 }
 
@@ -68,7 +68,7 @@ func draw(card Scorecard) (picture, bool) {
 		Left: labelWidth, Right: labelWidth + chartWidth, Width: labelWidth + chartWidth + 90,
 		Foot: rowHeight*float64(len(card.Instances)) + axisHeight, Legend: phases(),
 	}
-	p.Height = p.Foot + 8
+	p.Height = p.Foot + 40
 	at := func(t time.Time) float64 {
 		return labelWidth + chartWidth*float64(t.Sub(span.From))/float64(span.To.Sub(span.From))
 	}
@@ -76,7 +76,7 @@ func draw(card Scorecard) (picture, bool) {
 		p.Rows = append(p.Rows, drawRow(instance, axisHeight+rowHeight*float64(i), at))
 	}
 	p.Ticks = ticks(span, at)
-	p.Marks = marks(card, at)
+	p.Marks = marks(card, at, p.Foot)
 	return p, true
 }
 
@@ -164,18 +164,19 @@ func axisLabel(d time.Duration) string {
 	return fmt.Sprintf("%d:%02d", int(d.Minutes()), int(d.Seconds())%60)
 }
 
-func marks(card Scorecard, at func(time.Time) float64) []mark {
+// marks are the moments of the whole run, their words one below the other so that near moments can be read.
+func marks(card Scorecard, at func(time.Time) float64, foot float64) []mark {
 	var all []mark
-	from := value(card.Fault.To)
-	if !from.IsZero() {
-		all = append(all, mark{at(from), "fault"})
+	add := func(t time.Time, label string) {
+		if !t.IsZero() {
+			all = append(all, mark{at(t), foot + 10*float64(len(all)+1), label})
+		}
 	}
+	add(value(card.Fault.To), "fault")
 	if card.DetectSeconds != nil {
-		all = append(all, mark{at(value(card.Fault.From).Add(time.Duration(*card.DetectSeconds * float64(time.Second)))), "detected"})
+		add(value(card.Fault.From).Add(time.Duration(*card.DetectSeconds*float64(time.Second))), "detected")
 	}
-	if !card.DeclaredAt.IsZero() {
-		all = append(all, mark{at(card.DeclaredAt), "declared"})
-	}
+	add(card.DeclaredAt, "declared")
 	return all
 }
 
