@@ -115,7 +115,7 @@ func (d *DB) Tx(ctx context.Context, do func(ctx context.Context, tx Tx) error) 
 		if err := d.lockOut(ctx, tx); err != nil {
 			return fmt.Errorf("wait for the other transactions: %w", err)
 		}
-		return do(ctx, Tx{Tx: tx, Now: d.now().UTC().Truncate(time.Microsecond)})
+		return do(ctx, Tx{Tx: tx, Now: d.Now()})
 	})
 	if err == nil {
 		d.Doorbell.Ring()
@@ -133,6 +133,9 @@ func (d *DB) lockOut(ctx context.Context, tx bun.Tx) error {
 	_, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock(7233174417)")
 	return err
 }
+
+// Now is the moment that a transaction begun now would carry: UTC, in microseconds.
+func (d *DB) Now() time.Time { return d.now().UTC().Truncate(time.Microsecond) }
 
 // SetClock replaces the clock that Tx.Now comes from; for tests that own time.
 func (d *DB) SetClock(now func() time.Time) { d.now = now }

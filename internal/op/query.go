@@ -1,0 +1,128 @@
+package op
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/uptrace/bun"
+
+	"holdfast/internal/db"
+	"holdfast/internal/problem"
+)
+
+// Get reads one operation.
+func Get(ctx context.Context, in bun.IDB, id string) (Operation, error) {
+	var row operationRow
+	err := in.NewSelect().Model(&row).Where("id = ?", id).Scan(ctx)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Operation{}, problem.New(problem.NotFound, "holdfast op list", "there is no operation %s", id)
+	}
+	if err != nil {
+		return Operation{}, fmt.Errorf("read operation %s: %w", id, err)
+	}
+	return row.operation(), nil
+}
+
+// List reads operations, newest first; open limits it to those that have not ended, kind to one kind.
+func List(ctx context.Context, in bun.IDB, open bool, kind string, limit int64) ([]Operation, error) {
+	var rows []operationRow
+	q := in.NewSelect().Model(&rows).OrderBy("created_at", bun.OrderDesc).OrderBy("id", bun.OrderAsc).Limit(limit)
+	if open {
+		q = q.Where("ended_at = 0")
+	}
+	if kind != "" {
+		q = q.Where("kind = ?", kind)
+	}
+	if err := q.Scan(ctx); err != nil {
+		return nil, fmt.Errorf("list operations: %w", err)
+	}
+	all := make([]Operation, len(rows))
+	for i, r := range rows {
+		all[i] = r.operation()
+	}
+	return all, nil
+}
+
+// Shown is an operation with its steps, in graph order, as of Operation.Seq.
+type Shown struct {
+	Operation Operation `json:"operation"`
+	Steps     []Step    `json:"steps"`
+}
+
+// Show reads an operation and all its steps at one moment.
+func Show(ctx context.Context, d *db.DB, id string) (Shown, error) {
+	var out Shown
+	err := d.RunInTx(ctx, &sql.TxOptions{ReadOnly: true}, func(ctx context.Context, tx bun.Tx) error {
+		o, err := Get(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		rows, err := loadSteps(ctx, tx, id, -1)
+		if err != nil {
+			return err
+		}
+		out = Shown{Operation: o, Steps: make([]Step, len(rows))}
+		for i, r := range rows {
+			out.Steps[i] = r.step()
+		}
+		if !o.State.Ended() {
+			out.Operation.Counts = Count(out.Steps)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Whole reads the steps of an operation with their arguments and results, by id; for those who compute from them.
+func Whole(ctx context.Context, in bun.IDB, id string) (map[string]Step, error) {
+	var ids []string
+	if err := in.NewRaw("SELECT id FROM operation_steps WHERE operation = ?", id).Scan(ctx, &ids); err != nil {
+		return nil, fmt.Errorf("list steps of operation %s: %w", id, err)
+	}
+	if len(ids) == 0 {
+		return map[string]Step{}, nil
+	}
+	return loadWhole(ctx, in, id, ids)
+}
+
+// Events reads what happened in all operations after the event with the number after, oldest first.
+func Events(ctx context.Context, in bun.IDB, after int64, limit int64) ([]Event, error) {
+	return events(ctx, in.NewSelect().Where("id > ?", after).OrderBy("id", bun.OrderAsc).Limit(limit))
+}
+
+// EventsOf reads what happened in one operation after the sequence number after, oldest first.
+func EventsOf(ctx context.Context, in bun.IDB, id string, after int64, limit int64) ([]Event, error) {
+	return events(ctx, in.NewSelect().Where("operation = ? AND seq > ?", id, after).OrderBy("seq", bun.OrderAsc).Limit(limit))
+}
+
+func events(ctx context.Context, q *bun.SelectQuery) ([]Event, error) {
+	var rows []eventRow
+	if err := q.Model(&rows).Scan(ctx); err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	all := make([]Event, len(rows))
+	for i, r := range rows {
+		all[i] = r.event()
+	}
+	return all, nil
+}
+
+// Cancel asks an operation to stop: what has not begun never will, what runs is asked to stop, and then it ends as
+// cancelled with every step in a named state. Asking twice, or after the end, changes nothing.
+func Cancel(ctx context.Context, tx db.Tx, id, actor string) (Operation, error) {
+	row, err := lock(ctx, tx, id)
+	if err != nil {
+		return Operation{}, err
+	}
+	if State(row.State) != Running {
+		return row.operation(), nil
+	}
+	row.State, row.Why = string(Cancelling), "by "+actor
+	_, err = tx.NewRaw("UPDATE operations SET state = ?, why = ? WHERE id = ?", row.State, row.Why, id).Exec(ctx)
+	if err != nil {
+		return Operation{}, fmt.Errorf("cancel operation %s: %w", id, err)
+	}
+	return row.operation(), appendEvents(ctx, tx, []Event{{Operation: id, State: row.State, Note: row.Why}})
+}
