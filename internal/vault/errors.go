@@ -1,0 +1,26 @@
+package vault
+
+import "errors"
+
+// Errors that callers act on. All errors of this package and of its engines that have one
+// of these causes wrap it.
+var (
+	// ErrNotFound: no such repository, snapshot, path or object.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: an object of this name is there already; Put never overwrites.
+	ErrExists = errors.New("exists already")
+	// ErrWrongKey: the key given does not open this, or is not of this repository.
+	ErrWrongKey = errors.New("wrong key")
+	// ErrLocked: another backup, or another prune, is at work in the repository.
+	ErrLocked = errors.New("locked")
+	// ErrDamaged: bytes are not what was written.
+	ErrDamaged = errors.New("damaged")
+	// ErrIncomplete: the snapshot was written, and lacks something that could not be read.
+	ErrIncomplete = errors.New("incomplete")
+	// ErrNewerFormat: written by a later version than this one understands.
+	ErrNewerFormat = errors.New("of a newer format")
+	// ErrForeign: the directory holds something that is not a repository.
+	ErrForeign = errors.New("not a vault repository")
+	// ErrDenied: the store refuses this for these credentials.
+	ErrDenied = errors.New("not permitted")
+)

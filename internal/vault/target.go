@@ -1,0 +1,361 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/vault/internal/pack"
+	"holdfast/internal/vault/internal/tree"
+)
+
+type readerAt = io.ReaderAt
+
+// target is a file that is being restored.
+type target struct {
+	entry *fileEntry
+	path  string
+	left  atomic.Int32 // chunks not yet there
+	old   bool         // was there before: compare before writing
+
+	mu   sync.Mutex // guards what follows
+	file *os.File
+	lost bool
+	used int64 // when it was last used, for openFiles
+	busy int
+}
+
+// openFiles bounds how many files are open at once.
+type openFiles struct {
+	mu    sync.Mutex
+	open  map[*target]struct{}
+	clock int64
+}
+
+const maxOpen = 512
+
+func newOpenFiles() *openFiles { return &openFiles{open: map[*target]struct{}{}} }
+
+// get gives the open file of a target; put must follow.
+func (o *openFiles) get(t *target) (*os.File, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.clock++
+	t.used = o.clock
+	t.busy++
+	if t.file != nil || t.lost {
+		return t.file, nil
+	}
+	if len(o.open) >= maxOpen {
+		o.closeOldest()
+	}
+	f, err := os.OpenFile(t.path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		f, err = os.OpenFile(t.path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	}
+	if err != nil {
+		t.busy--
+		return nil, fmt.Errorf("restore file: %w", err)
+	}
+	t.file = f
+	o.open[t] = struct{}{}
+	return f, nil
+}
+
+func (o *openFiles) put(t *target) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	t.busy--
+}
+
+// closeOldest closes the idle file that was used longest ago.
+func (o *openFiles) closeOldest() {
+	var oldest *target
+	for t := range o.open {
+		if t.busy == 0 && (oldest == nil || t.used < oldest.used) {
+			oldest = t
+		}
+	}
+	if oldest != nil {
+		oldest.file.Close()
+		oldest.file = nil
+		delete(o.open, oldest)
+	}
+}
+
+// abandon gives up a file: half of it must not be taken for whole. One that was there before keeps what it had.
+func (o *openFiles) abandon(t *target) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if t.lost {
+		return
+	}
+	t.lost = true
+	if t.file != nil && t.busy == 0 {
+		t.file.Close()
+		t.file = nil
+		delete(o.open, t)
+	}
+	if !t.old {
+		os.Remove(t.path)
+	}
+}
+
+// take removes a finished file from the set, for its last touches.
+func (o *openFiles) take(t *target) *os.File {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.open, t)
+	f := t.file
+	t.file = nil
+	return f
+}
+
+func (o *openFiles) closeAll() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for t := range o.open {
+		t.file.Close()
+	}
+}
+
+// prepareFiles decides for every file what is to be done, and finishes those that need no bytes.
+func (w *restore) prepareFiles(ctx context.Context) error {
+	for i := range w.entries {
+		e := &w.entries[i]
+		if e.Kind != tree.File {
+			continue
+		}
+		if err := w.prepareFile(e); err != nil {
+			return fmt.Errorf("restore %s: %w", e.Path, err)
+		}
+	}
+	return ctx.Err()
+}
+
+func (w *restore) prepareFile(e *fileEntry) error {
+	t := &target{entry: e, path: w.path(e.Path)}
+	var st unix.Stat_t
+	if err := lstat(t.path, &st); err == nil {
+		if w.isRight(e, &st) {
+			w.setMeta(&e.Entry, t.path)
+			w.kept.Add(1)
+			w.files.Add(1)
+			w.bytes.Add(e.Size)
+			return nil
+		}
+		t.old = w.o.Delta && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1 && !e.Sparse
+		if !t.old {
+			if err := os.RemoveAll(t.path); err != nil {
+				return err
+			}
+		}
+	}
+	if len(e.refs) == 0 {
+		return w.finish(t)
+	}
+	w.targets = append(w.targets, t)
+	return nil
+}
+
+// isRight tells whether an existing file is taken as it is.
+func (w *restore) isRight(e *fileEntry, st *unix.Stat_t) bool {
+	return w.o.Delta && !w.o.Verify && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == e.Size &&
+		time.Unix(st.Mtim.Unix()).Equal(e.ModTime) && st.Nlink == 1
+}
+
+// keepRight compares files that were there with what they should hold, and drops the needs that are met.
+func (f *filler) keepRight(table *pack.Table, needs []need) ([]need, error) {
+	var out []need
+	for _, n := range needs {
+		if int(n.ordinal) >= len(table.Chunks) {
+			return nil, fmt.Errorf("chunk %d: %w", n.ordinal, ErrDamaged)
+		}
+		if !n.target.old || !f.hasChunk(n, table.Chunks[n.ordinal]) {
+			out = append(out, n)
+			continue
+		}
+		f.w.bytes.Add(int64(n.length))
+		if err := f.w.arrived(n.target); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// hasChunk reads the place of a chunk in the old file.
+func (f *filler) hasChunk(n need, c pack.Chunk) bool {
+	file, err := f.w.open.get(n.target)
+	if err != nil || file == nil {
+		return false
+	}
+	defer f.w.open.put(n.target)
+	f.local = slices.Grow(f.local[:0], int(n.length))[:n.length]
+	if _, err := file.ReadAt(f.local, n.at); err != nil {
+		return false
+	}
+	return f.reader.Is(f.local, c)
+}
+
+// write puts a chunk where it belongs, and finishes the file when it was the last.
+func (w *restore) write(n need, data []byte) error {
+	file, err := w.open.get(n.target)
+	if err != nil {
+		return err
+	}
+	if file != nil {
+		err = writeStored(file, &n.target.entry.Entry, data, n.at)
+	}
+	w.open.put(n.target)
+	if err != nil {
+		return fmt.Errorf("restore %s: %w", n.target.entry.Path, err)
+	}
+	w.written.Add(int64(len(data)))
+	w.bytes.Add(int64(len(data)))
+	return w.arrived(n.target)
+}
+
+// writeStored writes at a place in the stored bytes of a file, which for a sparse one are its extents.
+func writeStored(f io.WriterAt, e *tree.Entry, data []byte, at int64) error {
+	if !e.Sparse {
+		_, err := f.WriteAt(data, at)
+		return err
+	}
+	for _, x := range e.Extents {
+		if at >= x.Length {
+			at -= x.Length
+			continue
+		}
+		n := min(int64(len(data)), x.Length-at)
+		if _, err := f.WriteAt(data[:n], x.Offset+at); err != nil {
+			return err
+		}
+		data, at = data[n:], 0
+		if len(data) == 0 {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (w *restore) arrived(t *target) error {
+	if t.left.Add(-1) > 0 {
+		return nil
+	}
+	return w.finish(t)
+}
+
+// finish gives a file its length and all that is said about it.
+func (w *restore) finish(t *target) error {
+	f, err := w.open.get(t)
+	if err != nil {
+		return err
+	}
+	w.open.put(t)
+	if f == nil {
+		return nil // lost
+	}
+	w.open.take(t)
+	defer f.Close()
+	if t.old || t.entry.Sparse {
+		if err := f.Truncate(t.entry.Size); err != nil {
+			return fmt.Errorf("restore %s: %w", t.entry.Path, err)
+		}
+	}
+	w.setFileMeta(&t.entry.Entry, f)
+	w.files.Add(1)
+	w.bytes.Add(t.entry.Size - t.entry.Stored()) // holes
+	return nil
+}
+
+// setFileMeta sets owner, attributes, mode and times, in the order in which none undoes another.
+func (w *restore) setFileMeta(e *tree.Entry, f *os.File) {
+	fd := int(f.Fd())
+	if err := unix.Fchown(fd, int(e.UID), int(e.GID)); err != nil {
+		w.warn(e.Path, fmt.Errorf("owner: %w", err))
+	}
+	for _, x := range e.Xattrs {
+		if err := unix.Fsetxattr(fd, x.Name, []byte(x.Value), 0); err != nil {
+			w.warn(e.Path, fmt.Errorf("attribute %s: %w", x.Name, err))
+		}
+	}
+	if err := unix.Fchmod(fd, e.Mode); err != nil {
+		w.warn(e.Path, fmt.Errorf("mode: %w", err))
+	}
+	ts := []unix.Timespec{timespec(e.ModTime), timespec(e.ModTime)}
+	if err := unix.UtimesNanoAt(fd, "", ts, unix.AT_EMPTY_PATH); err != nil {
+		err = unix.UtimesNanoAt(unix.AT_FDCWD, f.Name(), ts, unix.AT_SYMLINK_NOFOLLOW)
+		if err != nil {
+			w.warn(e.Path, fmt.Errorf("time: %w", err))
+		}
+	}
+}
+
+func timespec(t time.Time) unix.Timespec {
+	return unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
+}
+
+// setMeta is setFileMeta for what has no open file; links are not followed.
+func (w *restore) setMeta(e *tree.Entry, path string) {
+	if err := unix.Lchown(path, int(e.UID), int(e.GID)); err != nil {
+		w.warn(e.Path, fmt.Errorf("owner: %w", err))
+	}
+	for _, x := range e.Xattrs {
+		if err := unix.Lsetxattr(path, x.Name, []byte(x.Value), 0); err != nil {
+			w.warn(e.Path, fmt.Errorf("attribute %s: %w", x.Name, err))
+		}
+	}
+	if e.Kind != tree.Symlink {
+		if err := unix.Chmod(path, e.Mode); err != nil {
+			w.warn(e.Path, fmt.Errorf("mode: %w", err))
+		}
+	}
+	ts := []unix.Timespec{timespec(e.ModTime), timespec(e.ModTime)}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, path, ts, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		w.warn(e.Path, fmt.Errorf("time: %w", err))
+	}
+}
+
+// makeOther makes a link, device, pipe or socket, in place of whatever is there.
+func (w *restore) makeOther(e *tree.Entry) error {
+	path := w.path(e.Path)
+	if e.Kind == tree.HardLink && sameFile(path, w.path(e.Link)) {
+		return nil
+	}
+	if err := os.RemoveAll(path); err != nil {
+		return err
+	}
+	var err error
+	switch e.Kind {
+	case tree.HardLink:
+		return os.Link(w.path(e.Link), path)
+	case tree.Symlink:
+		err = os.Symlink(e.Link, path)
+	case tree.Fifo:
+		err = unix.Mkfifo(path, 0o600)
+	case tree.Socket:
+		err = unix.Mknod(path, unix.S_IFSOCK|0o600, 0)
+	case tree.CharDev:
+		err = unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(e.Major, e.Minor)))
+	case tree.BlockDev:
+		err = unix.Mknod(path, unix.S_IFBLK|0o600, int(unix.Mkdev(e.Major, e.Minor)))
+	}
+	if err == nil {
+		w.setMeta(e, path)
+	}
+	return err
+}
+
+func sameFile(a, b string) bool {
+	x, err := os.Lstat(a)
+	y, err2 := os.Lstat(b)
+	return err == nil && err2 == nil && os.SameFile(x, y)
+}
