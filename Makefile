@@ -25,7 +25,7 @@ test: setup ## every test
 check: ## format, vet and lint, with the pinned linter
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
-	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run
+	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.8.0 run
 
 bench: build ## measured figures, as tables and JSON; see docs/performance.md
 	@for b in bench/*/; do echo "== $$b"; $(GO) run ./$$b || exit 1; done
