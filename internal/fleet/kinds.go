@@ -37,9 +37,10 @@ type Fleet struct {
 
 // Origin is where a document stands: its file, relative to the fleet directory, and the line it begins at.
 type Origin struct {
-	File  string `json:"-"`
-	Line  int    `json:"-"`
-	lines lines  // of every key below
+	File    string `json:"-"`
+	Line    int    `json:"-"`
+	lines   lines  // of every key below
+	subject string // kind and name, for messages
 }
 
 // Site is a place that can be lost as a whole.

@@ -14,8 +14,8 @@ type RecoveryPlan struct {
 	Scope    RecoveryScope    `json:"scope"`
 	Target   RecoveryTarget   `json:"target"`
 	Tiers    []RecoveryTier   `json:"tiers"` // in the order in which they are rebuilt
-	Checks   []string         `json:"checks"`
-	Normal   RecoveryNormal   `json:"normal"`
+	Checks   []string         `json:"checks,omitempty"`
+	Normal   RecoveryNormal   `json:"normal,omitzero"`
 	Tell     []RecoveryTell   `json:"tell,omitempty"`
 	Fault    RecoveryFault    `json:"fault,omitzero"`
 	Custody  RecoveryCustody  `json:"custody,omitzero"`

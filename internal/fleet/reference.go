@@ -7,7 +7,7 @@ import (
 
 // Reference is one ${kind:name} in a text.
 type Reference struct {
-	Kind string // secret, port, host, state or value
+	Kind string // secret, port, host, state, value or instance
 	Name string // for port: SERVICE.PORT
 }
 
@@ -29,14 +29,14 @@ func References(text string) ([]Reference, error) {
 	return all, err
 }
 
-// resolveValues replaces the references of kind value and keeps all others, and $$, for the node. What a value holds
-// is plain text: a $ in it never becomes a reference.
-func resolveValues(text string, lookup func(name string) (string, error)) (string, error) {
+// resolveKnown replaces the references of kind value and instance and keeps all others, and $$, for the node. What
+// they give is plain text: a $ in it never becomes a reference.
+func resolveKnown(text string, lookup func(Reference) (string, error)) (string, error) {
 	return rewrite(text, "$$", func(r Reference) (string, error) {
-		if r.Kind != "value" {
+		if r.Kind != "value" && r.Kind != "instance" {
 			return r.String(), nil
 		}
-		value, err := lookup(r.Name)
+		value, err := lookup(r)
 		return strings.ReplaceAll(value, "$", "$$"), err
 	})
 }

@@ -68,5 +68,5 @@ func (v *Value) UnmarshalJSON(data []byte) error {
 
 // JSONSchema describes a value to editors: any scalar.
 func (Value) JSONSchema() *jsonschema.Schema {
-	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "string"}, {Type: "number"}, {Type: "boolean"}, {Type: "null"}}}
+	return &jsonschema.Schema{Extras: map[string]any{"type": []string{"string", "number", "boolean", "null"}}}
 }

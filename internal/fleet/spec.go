@@ -12,6 +12,9 @@ import "time"
 //	${host:SERVICE}        where SERVICE is reached from inside the stack (exec: 127.0.0.1; docker: the service name)
 //	${state:NAME}          path of the state as the service sees it
 //	${value:NAME}          a value of the five layers (resolved by rendering; a node never sees it)
+//	${instance:FACT}       name, host, site or release of the instance (resolved by rendering; a node never sees it)
+//
+// $$ stands for $. The node resolves with Resolve.
 type Spec struct {
 	Instance    string             `json:"instance"`
 	Product     string             `json:"product"`
