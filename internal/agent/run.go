@@ -44,6 +44,12 @@ func New(c Config) (*Agent, error) {
 	}, nil
 }
 
+// Certify asks the server for a certificate for the names that this node's edge serves; csr is DER PKCS#10.
+func (a *Agent) Certify(ctx context.Context, csr []byte) (chain [][]byte, err error) {
+	answer, err := a.client.Certify(ctx, link.CertifyRequest{CSR: csr})
+	return answer.Chain, err
+}
+
 // Run works until ctx ends; then it stops without ending the stacks, and orders in flight stay in flight. It returns
 // an error only when the journal can no longer be trusted: the process must then end and start anew.
 func (a *Agent) Run(ctx context.Context) error {

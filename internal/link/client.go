@@ -33,6 +33,7 @@ type Client struct {
 	silence time.Duration // a stream without a message for so long is dead
 	join    *connect.Client[JoinRequest, JoinResponse]
 	renew   *connect.Client[RenewRequest, RenewResponse]
+	certify *connect.Client[CertifyRequest, CertifyResponse]
 	listen  *connect.Client[ListenRequest, Delivery]
 	report  *connect.Client[Batch, Ack]
 }
@@ -54,6 +55,7 @@ func NewClient(dial Dial) *Client {
 		silence: 3 * KeepAlive,
 		join:    connect.NewClient[JoinRequest, JoinResponse](http, base+joinPath, options),
 		renew:   connect.NewClient[RenewRequest, RenewResponse](http, base+renewPath, options),
+		certify: connect.NewClient[CertifyRequest, CertifyResponse](http, base+certifyPath, options),
 		listen:  connect.NewClient[ListenRequest, Delivery](http, base+listenPath, options),
 		report:  connect.NewClient[Batch, Ack](http, base+reportPath, options),
 	}
@@ -67,6 +69,11 @@ func (c *Client) Join(ctx context.Context, request JoinRequest) (JoinResponse, e
 // Renew asks for a fresh certificate.
 func (c *Client) Renew(ctx context.Context, request RenewRequest) (RenewResponse, error) {
 	return call(ctx, c, c.renew, request)
+}
+
+// Certify asks for a certificate for the names that this node's edge serves.
+func (c *Client) Certify(ctx context.Context, request CertifyRequest) (CertifyResponse, error) {
+	return call(ctx, c, c.certify, request)
 }
 
 // Report sends a batch; what the answer's Through covers need not be sent again.

@@ -50,6 +50,16 @@ type RenewResponse struct {
 	Certificate []byte `json:"certificate"`
 }
 
+// CertifyRequest asks, for an edge, for a certificate for the names that it serves.
+type CertifyRequest struct {
+	CSR []byte `json:"csr"` // DER PKCS#10; its DNS names are what is asked for
+}
+
+// CertifyResponse is that certificate, leaf first, as DER.
+type CertifyResponse struct {
+	Chain [][]byte `json:"chain"`
+}
+
 // ListenRequest opens the stream of deliveries. Node is who the agent believes to be: it must be the name in its
 // certificate, so that a certificate that was copied to another node is noticed.
 type ListenRequest struct {

@@ -83,6 +83,18 @@ func (s *Server) renew(ctx context.Context, request RenewRequest) (RenewResponse
 	return RenewResponse{Certificate: certificate}, err
 }
 
+func (s *Server) certify(ctx context.Context, request CertifyRequest) (CertifyResponse, error) {
+	who := callerOf(ctx)
+	if who.err != nil {
+		return CertifyResponse{}, who.err
+	}
+	if s.gate.Certify == nil {
+		return CertifyResponse{}, problem.New(problem.Unavailable, "", "this server issues no certificates for edges")
+	}
+	chain, err := s.gate.Certify(ctx, who.node, request.CSR)
+	return CertifyResponse{Chain: chain}, err
+}
+
 func (s *Server) report(ctx context.Context, batch Batch) (Ack, error) {
 	who := callerOf(ctx)
 	if err := who.mustBe(batch.Node); err != nil {

@@ -24,6 +24,8 @@ type Gate struct {
 	Join func(ctx context.Context, request JoinRequest) (JoinResponse, error)
 	// Renew signs a fresh CSR for a node that has proved who it is; the name in the CSR counts for nothing.
 	Renew func(ctx context.Context, node string, csr []byte) (certificate []byte, err error)
+	// Certify signs a CSR for names that the node's edge serves, and refuses all others. May be nil.
+	Certify func(ctx context.Context, node string, csr []byte) (chain [][]byte, err error)
 	// Intake commits reports and tells through which sequence number this node's reports now are; none at all asks
 	// only for that number.
 	Intake func(ctx context.Context, node string, reports []Report) (through int64, err error)
@@ -98,6 +100,7 @@ func (s *Server) Handler() (path string, handler http.Handler) {
 	mux := http.NewServeMux()
 	mux.Handle(joinPath, connect.NewUnaryHandler(joinPath, unary(s.join), options))
 	mux.Handle(renewPath, connect.NewUnaryHandler(renewPath, unary(s.renew), options))
+	mux.Handle(certifyPath, connect.NewUnaryHandler(certifyPath, unary(s.certify), options))
 	mux.Handle(reportPath, connect.NewUnaryHandler(reportPath, unary(s.report), options))
 	mux.Handle(listenPath, connect.NewServerStreamHandler(listenPath, s.listen, options))
 	return Path, s.identify(mux)

@@ -15,10 +15,11 @@ import (
 const Path = "/holdfast.link.v1/"
 
 const (
-	joinPath   = Path + "Join"
-	renewPath  = Path + "Renew"
-	listenPath = Path + "Listen"
-	reportPath = Path + "Report"
+	joinPath    = Path + "Join"
+	renewPath   = Path + "Renew"
+	certifyPath = Path + "Certify"
+	listenPath  = Path + "Listen"
+	reportPath  = Path + "Report"
 )
 
 // KeepAlive is the longest silence of a stream: the server then sends an empty Delivery, because proxies cut streams
