@@ -276,7 +276,10 @@ func told1(t *testing.T, d *db.DB, id string, short func(string) string) []strin
 }
 
 func TestKilledServerAtEveryBoundaryEndsAsIfUninterrupted(t *testing.T) {
-	d := dbtest.Open(t)
+	dbtest.Each(t, killEverywhere)
+}
+
+func killEverywhere(t *testing.T, d *db.DB) {
 	ctx := context.Background()
 	for _, kind := range []string{"deploy", "backup", "restore"} {
 		t.Run(kind, func(t *testing.T) {

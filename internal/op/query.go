@@ -10,6 +10,7 @@ import (
 
 	"holdfast/internal/db"
 	"holdfast/internal/problem"
+	"holdfast/internal/step"
 )
 
 // Get reads one operation.
@@ -125,4 +126,24 @@ func Cancel(ctx context.Context, tx db.Tx, id, actor string) (Operation, error) 
 		return Operation{}, fmt.Errorf("cancel operation %s: %w", id, err)
 	}
 	return row.operation(), appendEvents(ctx, tx, []Event{{Operation: id, State: row.State, Note: row.Why}})
+}
+
+// Pending is a step of an open operation that has not been settled.
+type Pending struct {
+	Operation string
+	Step      string
+	Instance  string
+	Node      string // as planned: "@claim:ID" where a claim decides
+}
+
+// Unsettled lists the steps of a kind that open operations have yet to bring to an end.
+func Unsettled(ctx context.Context, in bun.IDB, kind step.Kind) ([]Pending, error) {
+	var rows []Pending
+	err := in.NewRaw(`SELECT s.operation AS operation, s.id AS step, s.instance AS instance, s.node AS node
+		FROM operation_steps s JOIN operations o ON o.id = s.operation
+		WHERE o.ended_at = 0 AND s.kind = ? AND s.ended_at = 0 ORDER BY s.operation, s.pos`, string(kind)).Scan(ctx, &rows)
+	if err != nil {
+		return nil, fmt.Errorf("list steps of kind %s that are not through: %w", kind, err)
+	}
+	return rows, nil
 }

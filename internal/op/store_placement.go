@@ -98,7 +98,23 @@ func place(ctx context.Context, tx db.Tx, to fleet.Placement) (fleet.Placement, 
 	if err != nil {
 		return to, fmt.Errorf("place instance %s on %s: %w", to.Instance, to.Node, err)
 	}
-	return to, nil
+	return to, moved(ctx, tx)
+}
+
+// moved counts a change of any placement.
+func moved(ctx context.Context, tx db.Tx) error {
+	if _, err := tx.NewRaw("UPDATE operation_counter SET value = value + 1 WHERE name = 'placements'").Exec(ctx); err != nil {
+		return fmt.Errorf("count a change of placements: %w", err)
+	}
+	return nil
+}
+
+// Moves is how often any placement has changed; what is derived from placements is derived again when it grows.
+func Moves(ctx context.Context, in bun.IDB) (n int64, err error) {
+	if err := in.NewRaw("SELECT value FROM operation_counter WHERE name = 'placements'").Scan(ctx, &n); err != nil {
+		return 0, fmt.Errorf("read how often placements changed: %w", err)
+	}
+	return n, nil
 }
 
 // applied records what now runs in the active slot of an instance.
@@ -107,7 +123,7 @@ func applied(ctx context.Context, tx db.Tx, instance, node, slot, spec, release 
 	if err != nil {
 		return fmt.Errorf("record what runs of %s: %w", instance, err)
 	}
-	return nil
+	return moved(ctx, tx)
 }
 
 // retired records that an instance was stopped to stay stopped.
@@ -115,7 +131,7 @@ func retired(ctx context.Context, tx db.Tx, instance, node string) error {
 	if _, err := tx.NewRaw("UPDATE placements SET retired = ? WHERE instance = ? AND node = ?", true, instance, node).Exec(ctx); err != nil {
 		return fmt.Errorf("record that %s is retired: %w", instance, err)
 	}
-	return nil
+	return moved(ctx, tx)
 }
 
 // NextSlot gives out a slot name that no copy of the instance has ever had: s2, s3, ... The first copy is s1.

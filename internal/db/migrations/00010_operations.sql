@@ -78,12 +78,13 @@ CREATE TABLE operation_events (
     UNIQUE (operation, seq)
 );
 
--- operation_counter: the last id of operation_events; its row lock makes ids grow in the order of commits.
+-- operation_counter: the last id of operation_events, whose row lock makes ids grow in the order of commits, and how
+-- often any placement has changed.
 CREATE TABLE operation_counter (
     name  TEXT PRIMARY KEY,
     value BIGINT NOT NULL
 );
-INSERT INTO operation_counter (name, value) VALUES ('events', 0);
+INSERT INTO operation_counter (name, value) VALUES ('events', 0), ('placements', 0);
 
 -- instance_leases: which one operation may work on an instance, until when; token grows with every taking.
 CREATE TABLE instance_leases (
