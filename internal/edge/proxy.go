@@ -28,7 +28,7 @@ type proxy struct {
 func newProxy(settings Settings, current func() (*table, <-chan struct{}), access func(accessLine)) *proxy {
 	p := &proxy{settings: settings, table: current, access: access, base: newTransport(settings.Limits)}
 	p.reverse = &httputil.ReverseProxy{
-		Rewrite: p.rewrite, Transport: p, ErrorHandler: p.fail, BufferPool: &buffers{},
+		Rewrite: p.rewrite, Transport: p, ModifyResponse: signEpoch, ErrorHandler: p.fail, BufferPool: &buffers{},
 		ErrorLog: log.New(slogLines{settings.Log}, "", 0),
 	}
 	return p
@@ -107,6 +107,16 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	}
 	pr.Out.Header.Set("X-Request-Id", x.id)
 	pr.Out.Header.Set("X-Holdfast-Instance", x.route.Instance)
+}
+
+// signEpoch tells a prober which epoch's endpoint answered, so that two places that answer at once can be seen from
+// outside. Nobody else is told.
+func signEpoch(res *http.Response) error {
+	res.Header.Del("X-Holdfast-Epoch")
+	if res.Request.Header.Get("X-Holdfast-Probe") != "" {
+		res.Header.Set("X-Holdfast-Epoch", strconv.FormatInt(exchangeOf(res.Request.Context()).route.Epoch, 10))
+	}
+	return nil
 }
 
 // trusts tells whether the request came from a proxy that is ours.

@@ -169,6 +169,19 @@ type Result struct {
 	Took     time.Duration `json:"took"`
 	Error    string        `json:"error,omitempty"`
 	At       time.Time     `json:"at"` // when it was asked
+	// Inconclusive means that the prober itself was in trouble: the answer says nothing of the instance, and OK is false.
+	Inconclusive bool    `json:"inconclusive,omitempty"`
+	Epoch        int64   `json:"epoch,omitempty"` // of the route that answered, as the edge says
+	Phases       *Phases `json:"phases,omitempty"`
+}
+
+// Phases is how long each part of one answer took; 0 for a part that did not happen.
+type Phases struct {
+	Resolve time.Duration `json:"resolve"`
+	Connect time.Duration `json:"connect"`
+	TLS     time.Duration `json:"tls"`
+	Wait    time.Duration `json:"wait"` // request sent until the first byte
+	Read    time.Duration `json:"read"`
 }
 
 // Event is a fact with a moment, such as serving_started, serving_stopped, fenced, boot, undo_fired, fault_fired,
