@@ -1,0 +1,215 @@
+package sftp_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/serve"
+	"holdfast/internal/vault/sftp"
+	"holdfast/internal/vault/vaulttest"
+)
+
+func newSigner(t testing.TB) (ssh.Signer, ed25519.PrivateKey) {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, key
+}
+
+// ours runs our listener and returns how to reach it.
+func ours(t testing.TB, rights serve.Rights) sftp.Config {
+	t.Helper()
+	hostKey, _ := newSigner(t)
+	client, _ := newSigner(t)
+	ready := make(chan net.Addr, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	l := &serve.Listener{Addr: "127.0.0.1:0", Root: t.TempDir(), HostKey: hostKey, Ready: func(a net.Addr) { ready <- a },
+		Authorize: func(k ssh.PublicKey) (serve.Grant, bool) {
+			return serve.Grant{Prefix: "acme", Rights: rights}, string(k.Marshal()) == string(client.PublicKey().Marshal())
+		}}
+	go func() { done <- l.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return sftp.Config{Addr: (<-ready).String(), User: "node", Path: "/acme", Patience: 10 * time.Second,
+		Auth: []ssh.AuthMethod{ssh.PublicKeys(client)}, HostKey: ssh.FixedHostKey(hostKey.PublicKey())}
+}
+
+// plain runs the system's sshd, which knows nothing of us.
+func plain(t testing.TB) sftp.Config {
+	t.Helper()
+	dir := t.TempDir()
+	hostKey, hostPrivate := newSigner(t)
+	client, _ := newSigner(t)
+	block, err := ssh.MarshalPrivateKey(hostPrivate, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	port := freePort(t)
+	config := fmt.Sprintf("Port %d\nListenAddress 127.0.0.1\nHostKey %s\nAuthorizedKeysFile %s\nStrictModes no\nUsePAM no\nPidFile none\nSubsystem sftp internal-sftp\nPermitRootLogin yes\n",
+		port, write("host", pem.EncodeToMemory(block)), write("authorized", ssh.MarshalAuthorizedKey(client.PublicKey())))
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil && os.Getuid() == 0 {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", write("config", []byte(config)))
+	var log strings.Builder
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	awaitPort(t, addr)
+	return sftp.Config{Addr: addr, User: userName(), Path: filepath.Join(t.TempDir(), "repo"), Patience: 10 * time.Second,
+		Auth: []ssh.AuthMethod{ssh.PublicKeys(client)}, HostKey: ssh.FixedHostKey(hostKey.PublicKey())}
+}
+
+func userName() string {
+	if u := os.Getenv("USER"); u != "" {
+		return u
+	}
+	return "root"
+}
+
+func freePort(t testing.TB) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func awaitPort(t testing.TB, addr string) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		if c, err := net.Dial("tcp", addr); err == nil {
+			c.Close()
+			return
+		}
+	}
+	t.Fatalf("nothing listens on %s", addr)
+}
+
+func open(t testing.TB, c sftp.Config) vault.Store {
+	t.Helper()
+	s, err := sftp.Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestConformance(t *testing.T) {
+	servers := map[string]func(testing.TB) sftp.Config{
+		"ours": func(t testing.TB) sftp.Config { return ours(t, serve.Rights{Write: true, Read: true, Prune: true}) },
+	}
+	if _, err := os.Stat("/usr/sbin/sshd"); err == nil {
+		servers["plain sshd"] = plain
+	}
+	for name, start := range servers {
+		t.Run(name, func(t *testing.T) {
+			vaulttest.Run(t, func(t *testing.T) vault.Store { return open(t, start(t)) })
+		})
+	}
+}
+
+// TestDroppedConnections cuts every line after a while, again and again; the store must not notice.
+func TestDroppedConnections(t *testing.T) {
+	c := ours(t, serve.Rights{Write: true, Read: true})
+	var cuts atomic.Int32
+	c.Addr = cutter(t, c.Addr, 3<<20, &cuts)
+	s := open(t, c)
+	for i := range 12 {
+		body := make([]byte, 1<<20)
+		rand.Read(body)
+		name := fmt.Sprintf("packs/%064x", i)
+		if err := s.Put(t.Context(), name, body); err != nil {
+			t.Fatalf("put %d after %d cuts: %v", i, cuts.Load(), err)
+		}
+		r, err := s.Get(t.Context(), name, 0, -1)
+		if err != nil {
+			t.Fatalf("get %d after %d cuts: %v", i, cuts.Load(), err)
+		}
+		if got, err := io.ReadAll(r); err != nil || string(got) != string(body) {
+			t.Fatalf("object %d differs, %v", i, err)
+		}
+	}
+	if cuts.Load() == 0 {
+		t.Fatal("no connection was cut: the test proves nothing")
+	}
+}
+
+// cutter passes connections on and cuts each after limit bytes from the client.
+func cutter(t *testing.T, to string, limit int64, cuts *atomic.Int32) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			from, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", to)
+			if err != nil {
+				from.Close()
+				return
+			}
+			go func() { io.Copy(from, server); from.Close() }()
+			go func() {
+				if n, _ := io.CopyN(server, from, limit); n == limit {
+					cuts.Add(1)
+				}
+				from.Close()
+				server.Close()
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func TestWrongHostKey(t *testing.T) {
+	c := ours(t, serve.Rights{Write: true})
+	other, _ := newSigner(t)
+	c.HostKey = ssh.FixedHostKey(other.PublicKey())
+	if s, err := sftp.Open(t.Context(), c); err == nil {
+		s.Close()
+		t.Fatal("a server with another host key was believed")
+	}
+}
