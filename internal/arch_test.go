@@ -17,7 +17,7 @@ var flow = []string{
 	"fleet",
 	"step", "plan",
 	"approval", "op",
-	"metric", "logs", "link", "check", "edge", "agent", "observe", "backup",
+	"metric", "logs", "link", "check", "names", "edge", "agent", "observe", "backup",
 	"alert",
 	"notify", "oncall", "incident", "statuspage",
 	"recovery", "evidence",
