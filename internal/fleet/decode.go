@@ -18,11 +18,7 @@ import (
 
 // take checks a document against the schema of its kind and adds it to the fleet.
 func (r *reader) take(d document) {
-	schema, err := r.schemas.of(d.kind)
-	if err != nil {
-		panic(fmt.Sprintf("fleet: %v", err)) // the schemas come from our own types and are held by a test
-	}
-	err = schema.Validate(d.tree)
+	err := r.schemas.compiled[d.kind].Validate(d.tree)
 	if failed, ok := errors.AsType[*validator.ValidationError](err); ok {
 		r.explain(d, failed)
 		r.markBroken(d)

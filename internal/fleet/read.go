@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -88,7 +89,11 @@ func readSmall(dir, name string) ([]byte, error) {
 
 // Read reads a fleet from files. Its error is a problem.List of everything that is wrong, sorted by file and line.
 func Read(files Files) (*Fleet, error) {
-	r := newReader(files)
+	schemas, err := compiledSchemas()
+	if err != nil {
+		return nil, err
+	}
+	r := newReader(files, schemas)
 	var documents []document
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if isYAML(name) {
@@ -115,10 +120,10 @@ type reader struct {
 	broken  map[Kind]map[string]bool // documents that could not be read: referring to them is not a second error
 }
 
-func newReader(files Files) *reader {
+func newReader(files Files, schemas schemas) *reader {
 	return &reader{
 		files:   files,
-		schemas: newSchemas(),
+		schemas: schemas,
 		broken:  map[Kind]map[string]bool{},
 		fleet: &Fleet{
 			Sites: map[string]Site{}, Nodes: map[string]Node{}, Products: map[string]Product{},
@@ -133,11 +138,8 @@ func (r *reader) end() (*Fleet, error) {
 	if len(r.found) == 0 {
 		return r.fleet, nil
 	}
-	slices.SortStableFunc(r.found, func(a, b *problem.Error) int {
-		if a.File != b.File {
-			return strings.Compare(a.File, b.File)
-		}
-		return a.Line - b.Line
+	slices.SortFunc(r.found, func(a, b *problem.Error) int {
+		return cmp.Or(strings.Compare(a.File, b.File), a.Line-b.Line, strings.Compare(a.Message, b.Message))
 	})
 	return nil, slices.CompactFunc(r.found, func(a, b *problem.Error) bool { return a.Error() == b.Error() })
 }

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	compose "github.com/compose-spec/compose-go/v2/schema"
@@ -185,34 +186,34 @@ func copyReferred(defs, from map[string]any, node map[string]any) {
 	}
 }
 
-// schemas compiles the schema of each kind once for each reading.
+// schemas are the schemas of all kinds, compiled.
 type schemas struct {
 	compiled map[Kind]*validator.Schema
 	trees    map[Kind]map[string]any
 }
 
-func newSchemas() schemas {
-	return schemas{compiled: map[Kind]*validator.Schema{}, trees: map[Kind]map[string]any{}}
-}
+// compiledSchemas is made once for the process: it depends on nothing but our types, and takes longer than reading a
+// fleet of hundreds of instances.
+var compiledSchemas = sync.OnceValues(compileSchemas)
 
-func (s schemas) of(kind Kind) (*validator.Schema, error) {
-	if compiled, ok := s.compiled[kind]; ok {
-		return compiled, nil
-	}
-	tree, err := Schema(kind)
-	if err != nil {
-		return nil, err
-	}
+func compileSchemas() (schemas, error) {
+	s := schemas{compiled: map[Kind]*validator.Schema{}, trees: map[Kind]map[string]any{}}
 	compiler := validator.NewCompiler()
-	if err := compiler.AddResource("fleet.json", tree); err != nil {
-		return nil, fmt.Errorf("add schema of %s: %w", kind, err)
+	for _, kind := range Kinds() {
+		tree, err := Schema(kind)
+		if err != nil {
+			return s, err
+		}
+		name := string(kind) + ".json"
+		if err := compiler.AddResource(name, tree); err != nil {
+			return s, fmt.Errorf("add schema of %s: %w", kind, err)
+		}
+		if s.compiled[kind], err = compiler.Compile(name); err != nil {
+			return s, fmt.Errorf("compile schema of %s: %w", kind, err)
+		}
+		s.trees[kind] = tree
 	}
-	compiled, err := compiler.Compile("fleet.json")
-	if err != nil {
-		return nil, fmt.Errorf("compile schema of %s: %w", kind, err)
-	}
-	s.compiled[kind], s.trees[kind] = compiled, tree
-	return compiled, nil
+	return s, nil
 }
 
 // keysAt lists the keys that may stand at path of a kind's documents.
