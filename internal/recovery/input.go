@@ -147,4 +147,6 @@ type Input struct {
 	// Commands is what people ordered meanwhile; nil means that nobody looked, an empty slice that there was nothing.
 	Commands []Command
 	Now      time.Time
+	// Until ends what probes saw for this run; zero = Now. What happens to an instance after the run is not its score.
+	Until time.Time
 }

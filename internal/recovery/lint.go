@@ -302,3 +302,50 @@ func (l *lint) fault() {
 }
 
 func abs(n int) int { return max(n, -n) }
+
+// faultNodes are the nodes that a drill hits: those of the lost site that run stacks. A vault's, an edge's or a
+// probe's own node is left alone: a drill never touches backups or the witnesses.
+func faultNodes(plan fleet.RecoveryPlan, w World) []string {
+	var nodes []string
+	for _, name := range slices.Sorted(maps.Keys(w.Inventory.Nodes)) {
+		n := w.Inventory.Nodes[name]
+		runs := slices.Contains(n.Roles, fleet.RoleRun) || slices.Contains(n.Roles, fleet.RoleSpare)
+		if gone(plan, n) && runs {
+			nodes = append(nodes, name)
+		}
+	}
+	return nodes
+}
+
+// lintFault looks for what would make the fault hit more than it should, or not end.
+func lintFault(run Run, w World) []Finding {
+	l := &lint{plan: run.Plan, world: w}
+	if len(run.Nodes) == 0 {
+		l.broken("no-node", l.self(), "holdfast nodes", "no node of %s runs stacks, so there is nothing to inject a fault on", run.Plan.Lost)
+	}
+	member := map[string]bool{}
+	for _, m := range run.Members {
+		member[m.Instance] = true
+	}
+	for _, name := range run.Nodes {
+		l.faultNode(w.Inventory.Nodes[name], member)
+	}
+	return l.found
+}
+
+func (l *lint) faultNode(n fleet.NodeFacts, member map[string]bool) {
+	object := "node/" + n.Node
+	if l.world.Now.Sub(n.SeenAt) > staleAfter {
+		l.broken("node-silent", object, "look at the agent on it", "the fault is to be armed on it, and it has not reported for %s", l.world.Now.Sub(n.SeenAt).Truncate(time.Second))
+	}
+	if len(n.Faults) > 0 {
+		l.broken("fault-left", object, "holdfast drill list", "a fault is armed or active on it already: %v", n.Faults)
+	}
+	for _, instance := range slices.Sorted(maps.Keys(n.Instances)) {
+		state := n.Instances[instance].State
+		serves := state == fleet.StateRunning || state == fleet.StateDegraded || state == fleet.StateStarting
+		if serves && !member[instance] {
+			l.broken("bystander", "instance/"+instance, "widen the scope, or move it off "+n.Node, "it runs on %s and is not in the scope: the fault would hit it and nobody would rebuild it", n.Node)
+		}
+	}
+}

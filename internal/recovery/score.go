@@ -16,6 +16,7 @@ import (
 // Score computes the scorecard from events. It changes nothing and asks no clock but in.Now, so an auditor can run
 // it again over the same rows and must get the same card.
 func Score(in Input) Scorecard {
+	in = bounded(in)
 	card := Scorecard{
 		ID: in.ID, Kind: in.Kind, Plan: in.Plan.Name, Scenario: in.Scenario, ScoredAt: in.Now,
 		Reasons: []string{}, Unknown: []string{}, Commands: in.Commands, Counts: counted(in.Events),
@@ -39,6 +40,15 @@ func Score(in Input) Scorecard {
 		card.Verdict = Pass
 	}
 	return card
+}
+
+// bounded leaves out what probes saw after the run.
+func bounded(in Input) Input {
+	if in.Until.IsZero() {
+		in.Until = in.Now
+	}
+	in.Results = slices.DeleteFunc(slices.Clone(in.Results), func(r ProbeResult) bool { return r.At.After(in.Until) })
+	return in
 }
 
 // counted takes the newest word of each count.
@@ -248,7 +258,7 @@ func measureDowntime(card *InstanceCard, in Input, results []ProbeResult, span S
 	card.DowntimeError = seconds(results[0].Interval)
 	stretches := outages(results, rules(in.Plan.Normal).Good)
 	if len(stretches) == 0 {
-		if watched(results, span.To, in.Now) {
+		if watched(results, span.To, in.Until) {
 			card.DowntimeSeconds = seconds(0)
 		}
 		return

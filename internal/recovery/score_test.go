@@ -105,7 +105,7 @@ func story() Input {
 			NodeEvent{Node: m.FromNode, Kind: NodeFaultFired, At: sec(0.2)},
 			served(strings.Replace(m.FromNode, "paris", "lyon", 1), m.Instance, m.Epoch+1, NodeServingStarted, 15),
 			NodeEvent{Node: m.FromNode, Kind: NodeUndoFired, At: sec(50)},
-			served(m.FromNode, m.Instance, m.Epoch+1, NodeFenced, 51))
+			served(m.FromNode, m.Instance, m.Epoch, NodeFenced, 51))
 	}
 	return in
 }

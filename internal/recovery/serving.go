@@ -92,7 +92,7 @@ func startsLast(e NodeEvent) int {
 func sameWriter(s stretch, e NodeEvent) bool { return s.node == e.Node && s.epoch == e.Epoch }
 
 // sameNode matches what the event ends: everything its node served of the instance at or below the event's epoch
-// (a fault has no epoch and ends all; a fence names the new epoch, and what it allows is served elsewhere).
+// (a fault has no epoch and ends all; a fence names the epoch that it ends).
 func sameNode(s stretch, e NodeEvent) bool {
 	return s.node == e.Node && (e.Epoch == 0 || s.epoch <= e.Epoch)
 }
@@ -176,7 +176,7 @@ func afterReturn(in Input, m Member, declared time.Time) (returned, fenced, serv
 		case e.Kind == NodeBoot || e.Kind == NodeUndoFired:
 			returned = true
 		case e.Instance != m.Instance:
-		case e.Kind == NodeFenced && e.Epoch > m.Epoch:
+		case e.Kind == NodeFenced:
 			returned, fenced = true, true
 		case e.Kind == NodeServingStarted && e.Epoch <= m.Epoch:
 			served = true
