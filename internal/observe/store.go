@@ -268,13 +268,7 @@ func Events(ctx context.Context, in bun.IDB, after int64, since time.Time, limit
 	if err != nil {
 		return nil, fmt.Errorf("read events of nodes: %w", err)
 	}
-	all := make([]Event, len(rows))
-	for i, r := range rows {
-		all[i] = Event{ID: r.ID, Node: r.Node, SeenAt: r.SeenAt.Time, Event: link.Event{
-			Kind: r.Kind, Instance: r.Instance, Epoch: r.Epoch, Note: r.Note, Labels: r.Labels.V, At: r.At.Time,
-		}}
-	}
-	return all, nil
+	return shownEvents(rows), nil
 }
 
 // Forget drops probe results and node events older than before. Whoever needs them longer has computed from them.
