@@ -19,7 +19,7 @@ type Config struct {
 	Steps    Steps
 	Settings Settings
 	Facts    []func(ctx context.Context, facts *fleet.NodeFacts) // each part fills in what it knows; the core does the rest
-	BootID   string                                              // see Journal.Boot
+	BootID   string                                              // of this life of the agent: another one at every start, so that no old setting can be replayed to it
 	Version  string
 	Now      func() time.Time // nil = time.Now
 	Log      *slog.Logger

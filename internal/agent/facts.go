@@ -104,12 +104,3 @@ func memoryMB() int64 {
 func authorizedKey(signer ssh.Signer) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
 }
-
-// MachineBoot is the kernel's boot id: another one means that every process of before is gone.
-func MachineBoot() (string, error) {
-	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read the machine's boot id: %w", err)
-	}
-	return strings.TrimSpace(string(raw)), nil
-}

@@ -44,6 +44,7 @@ type Identity struct {
 	Authority *x509.Certificate // the server's CA
 	Unseal    *age.X25519Identity
 	SSH       ssh.Signer // writes backups
+	HostKey   ssh.Signer // by which other nodes know this node's vault
 
 	path string
 	file identityFile
@@ -60,8 +61,9 @@ type identityFile struct {
 	Authority   []byte `json:"authority,omitempty"`   // DER
 	OrderKey    []byte `json:"order_key,omitempty"`
 	ReplyTo     string `json:"reply_to,omitempty"`
-	Unseal      string `json:"unseal"` // age X25519 identity
-	SSH         []byte `json:"ssh"`    // PKCS#8 of an Ed25519 key
+	Unseal      string `json:"unseal"`   // age X25519 identity
+	SSH         []byte `json:"ssh"`      // PKCS#8 of an Ed25519 key
+	HostKey     []byte `json:"host_key"` // likewise
 }
 
 const identityName = "identity.json"
@@ -76,12 +78,20 @@ func newIdentityFile(node string) (identityFile, error) {
 	if err != nil {
 		return identityFile{}, fmt.Errorf("make the node's age identity: %w", err)
 	}
+	sshKey, err := newSSHKey()
+	if err != nil {
+		return identityFile{}, err
+	}
+	hostKey, err := newSSHKey()
+	return identityFile{Node: node, Key: key, Unseal: unseal.String(), SSH: sshKey, HostKey: hostKey}, err
+}
+
+func newSSHKey() ([]byte, error) {
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return identityFile{}, fmt.Errorf("make the node's SSH key: %w", err)
+		return nil, fmt.Errorf("make an SSH key of the node: %w", err)
 	}
-	sshKey, err := x509.MarshalPKCS8PrivateKey(private)
-	return identityFile{Node: node, Key: key, Unseal: unseal.String(), SSH: sshKey}, err
+	return x509.MarshalPKCS8PrivateKey(private)
 }
 
 func newKey() ([]byte, error) {
@@ -122,14 +132,21 @@ func (f identityFile) open(dir string) (*Identity, error) {
 	if id.Unseal, err = age.ParseX25519Identity(f.Unseal); err != nil {
 		return nil, id.unreadable("the age identity", err)
 	}
-	sshKey, err := x509.ParsePKCS8PrivateKey(f.SSH)
-	if err != nil {
+	if id.SSH, err = signer(f.SSH); err != nil {
 		return nil, id.unreadable("the SSH key", err)
 	}
-	if id.SSH, err = ssh.NewSignerFromKey(sshKey); err != nil {
-		return nil, id.unreadable("the SSH key", err)
+	if id.HostKey, err = signer(f.HostKey); err != nil {
+		return nil, id.unreadable("the SSH host key", err)
 	}
 	return id, nil
+}
+
+func signer(pkcs8 []byte) (ssh.Signer, error) {
+	key, err := x509.ParsePKCS8PrivateKey(pkcs8)
+	if err != nil {
+		return nil, err
+	}
+	return ssh.NewSignerFromKey(key)
 }
 
 func (id *Identity) unreadable(what string, err error) error {

@@ -148,28 +148,6 @@ func (j *Journal) tx(ctx context.Context, what string, do func(tx *sql.Tx) error
 	return j.fault("after " + what)
 }
 
-// Boot tells the node's boot id. It stays the same while the machine has not restarted and alive says that some
-// service of before is still running, so that an agent that was only restarted keeps its leases; it is a new one
-// otherwise, and the node is then fenced until the server has spoken. machine is the kernel's boot id.
-func (j *Journal) Boot(ctx context.Context, machine string, alive bool, fresh string) (id string, isNew bool, err error) {
-	err = j.tx(ctx, "boot", func(tx *sql.Tx) error {
-		was, err := getMeta(ctx, tx, "boot_id")
-		if err != nil {
-			return err
-		}
-		on, err := getMeta(ctx, tx, "boot_machine")
-		if err != nil {
-			return err
-		}
-		if id = was; was != "" && on == machine && alive {
-			return nil
-		}
-		id, isNew = fresh, true
-		return errors.Join(setMeta(ctx, tx, "boot_id", fresh), setMeta(ctx, tx, "boot_machine", machine))
-	})
-	return id, isNew, err
-}
-
 // Started counts the starts of the agent on this journal and gives how many there were before.
 func (j *Journal) Started(ctx context.Context) (before int, err error) {
 	err = j.tx(ctx, "start", func(tx *sql.Tx) error {

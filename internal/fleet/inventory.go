@@ -30,7 +30,7 @@ type NodeFacts struct {
 	Address    string                    `json:"address"` // where the edge reaches the node's services
 	Capability int                       `json:"capability"`
 	Version    string                    `json:"version"`
-	BootID     string                    `json:"boot_id"` // changes when the agent's machine or process group was lost
+	BootID     string                    `json:"boot_id"` // of this life of the agent: another one at every start
 	Capacity   Capacity                  `json:"capacity"`
 	Instances  map[string]InstanceFacts  `json:"instances"`
 	SealTo     string                    `json:"seal_to"`            // age recipient: secrets for this node are sealed to it

@@ -92,7 +92,7 @@ type FenceArgs struct {
 
 // Repository says where an instance's backups live and how the node gets there.
 type Repository struct {
-	URL       string `json:"url"`                  // sftp://user@host:port/path, a path, or s3://endpoint/bucket/prefix
+	URL       string `json:"url"`                  // sftp://INSTANCE@host:port/INSTANCE, a path, or s3://endpoint/bucket/prefix
 	HostKey   string `json:"host_key,omitempty"`   // SSH host key of the vault, authorized_keys form
 	WriterKey []byte `json:"writer_key,omitempty"` // sealed to the node; empty on the very first backup
 }

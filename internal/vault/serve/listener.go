@@ -21,8 +21,9 @@ type Listener struct {
 	Addr    string // host:port; port 0 takes a free one
 	Root    string // the directory below which grants lie
 	HostKey ssh.Signer
-	// Authorize gives the grant of a key. It is asked at every login.
-	Authorize func(ssh.PublicKey) (Grant, bool)
+	// Authorize gives the grant of a key that logs in as user, which names the repository it asks for: a node has
+	// one key and writes many. It is asked at every login.
+	Authorize func(user string, key ssh.PublicKey) (Grant, bool)
 	Log       *slog.Logger // nil means slog.Default
 	// Ready is called with the address once it listens; it may be nil.
 	Ready func(net.Addr)
@@ -67,8 +68,8 @@ type grantKey struct{}
 func (l *Listener) config() *ssh.ServerConfig {
 	c := &ssh.ServerConfig{
 		ServerVersion: "SSH-2.0-holdfast-vault",
-		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			g, ok := l.Authorize(key)
+		PublicKeyCallback: func(conn ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			g, ok := l.Authorize(conn.User(), key)
 			if !ok {
 				return nil, fmt.Errorf("no grant for key %s", ssh.FingerprintSHA256(key))
 			}

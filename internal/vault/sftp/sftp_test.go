@@ -46,7 +46,7 @@ func ours(t testing.TB, rights serve.Rights) sftp.Config {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	l := &serve.Listener{Addr: "127.0.0.1:0", Root: t.TempDir(), HostKey: hostKey, Ready: func(a net.Addr) { ready <- a },
-		Authorize: func(k ssh.PublicKey) (serve.Grant, bool) {
+		Authorize: func(_ string, k ssh.PublicKey) (serve.Grant, bool) {
 			return serve.Grant{Prefix: "acme", Rights: rights}, string(k.Marshal()) == string(client.PublicKey().Marshal())
 		}}
 	go func() { done <- l.Run(ctx) }()
