@@ -5,9 +5,14 @@ import "github.com/spf13/cobra"
 // commands lists the verbs in the order of the loop; each lives in the file of its name.
 func commands() []*cobra.Command {
 	return []*cobra.Command{
+		serverCommand(),
+		loginCommand(),
+		tokenCommand(),
+		joinTokenCommand(),
 		validateCommand(),
 		explainCommand(),
 		schemaCommand(),
 		edgeCommand(),
+		auditCommand(),
 	}
 }
