@@ -141,7 +141,7 @@ func (w World) edges() []fleet.NodeFacts {
 }
 
 // Grants says who may write and read in a vault: the node where an instance is placed writes its repository, a node
-// that is to fetch reads that one repository for as long as the fetch is not through.
+// that is to fetch reads that one repository for as long as the fetch is not through. Grants of one key add up.
 func (w World) Grants(vault string) link.GrantsSetting {
 	grants := []link.Grant{}
 	for _, name := range slices.Sorted(maps.Keys(w.Placements)) {
@@ -152,8 +152,7 @@ func (w World) Grants(vault string) link.GrantsSetting {
 	}
 	for _, f := range w.Fetching {
 		grant := link.Grant{Key: w.Nodes[f.Node].SSHKey, Instance: f.Instance, Rights: "read"}
-		writes := w.Placements[f.Instance].Node == f.Node && w.Specs[f.Instance].Backup.Vault == vault
-		if grant.Key != "" && !writes && !slices.Contains(grants, grant) {
+		if grant.Key != "" && !slices.Contains(grants, grant) {
 			grants = append(grants, grant)
 		}
 	}

@@ -113,7 +113,7 @@ func TestProbesNeverAskFromTheTargetsSite(t *testing.T) {
 func TestGrantsGiveWriteToThePlacedAndReadToTheFetching(t *testing.T) {
 	w := world()
 	w.Fetching = []Fetching{{"b2", "acme"}, {"a1", "acme"}, {"b2", "acme"}}
-	want := []link.Grant{{Key: "ssh-a1", Instance: "acme", Rights: "write"}, {Key: "ssh-b2", Instance: "acme", Rights: "read"}}
+	want := []link.Grant{{Key: "ssh-a1", Instance: "acme", Rights: "write"}, {Key: "ssh-b2", Instance: "acme", Rights: "read"}, {Key: "ssh-a1", Instance: "acme", Rights: "read"}}
 	if diff := cmp.Diff(want, w.Grants("vb").Grants); diff != "" {
 		t.Errorf("grants (-want +got):\n%s", diff)
 	}

@@ -76,16 +76,22 @@ func Show(ctx context.Context, d *db.DB, id string) (Shown, error) {
 	return out, err
 }
 
-// Whole reads the steps of an operation with their arguments and results, by id; for those who compute from them.
-func Whole(ctx context.Context, in bun.IDB, id string) (map[string]Step, error) {
-	var ids []string
-	if err := in.NewRaw("SELECT id FROM operation_steps WHERE operation = ?", id).Scan(ctx, &ids); err != nil {
-		return nil, fmt.Errorf("list steps of operation %s: %w", id, err)
+// Whole reads the steps of an operation with their arguments and results, by id; for those who compute from them. With
+// an instance named, only that instance's.
+func Whole(ctx context.Context, in bun.IDB, id, instance string) (map[string]Step, error) {
+	var rows []stepRow
+	q := in.NewSelect().Model(&rows).Where("operation = ?", id)
+	if instance != "" {
+		q = q.Where("instance = ?", instance)
 	}
-	if len(ids) == 0 {
-		return map[string]Step{}, nil
+	if err := q.Scan(ctx); err != nil {
+		return nil, fmt.Errorf("read steps of operation %s: %w", id, err)
 	}
-	return loadWhole(ctx, in, id, ids)
+	all := make(map[string]Step, len(rows))
+	for _, r := range rows {
+		all[r.ID] = r.step()
+	}
+	return all, nil
 }
 
 // Events reads what happened in all operations after the event with the number after, oldest first.

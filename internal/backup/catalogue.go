@@ -1,0 +1,108 @@
+package backup
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"holdfast/internal/db"
+	"holdfast/internal/op"
+	"holdfast/internal/step"
+)
+
+// Catalogue keeps what backups and restores bring. Its methods of the form op wants are given to op.Folder by app.
+type Catalogue struct {
+	// KeepSecrets takes the secrets that came with a snapshot, sealed to the server, so that an instance can be booted
+	// by a server that never knew them.
+	KeepSecrets func(ctx context.Context, tx db.Tx, instance string, sealed []byte) error
+}
+
+// BackedUp adds a finished backup to the catalogue, with the envelopes and the writer key that came with it.
+func (c Catalogue) BackedUp(ctx context.Context, tx db.Tx, e op.Ending) error {
+	var args step.BackupArgs
+	var result step.BackupResult
+	if err := decode(e, &args, &result); err != nil {
+		return err
+	}
+	row, vault := rowOf(e, args, result), args.Spec.Backup.Vault
+	if err := putSnapshot(ctx, tx, row); err != nil {
+		return err
+	}
+	for _, epoch := range row.Epochs.V {
+		envelope := envelopeRow{Instance: row.Instance, Vault: vault, Epoch: epoch, Custodian: result.Envelopes[epoch], People: result.Recovery[epoch]}
+		if err := putEnvelope(ctx, tx, envelope); err != nil {
+			return err
+		}
+	}
+	if len(result.WriterKey) > 0 {
+		if err := putWriterKey(ctx, tx, row.Instance, vault, result.WriterKey); err != nil {
+			return err
+		}
+	}
+	return finished(ctx, tx, row.Instance, e.Operation.ID)
+}
+
+func rowOf(e op.Ending, args step.BackupArgs, r step.BackupResult) snapshotRow {
+	epochs := map[string]bool{}
+	for epoch := range r.Envelopes {
+		epochs[epoch] = true
+	}
+	for epoch := range r.Recovery {
+		epochs[epoch] = true
+	}
+	return snapshotRow{
+		Instance: e.Step.Instance, ID: r.Snapshot, Node: e.Node, Vault: args.Spec.Backup.Vault, Release: r.Release, Spec: args.Spec.Fingerprint,
+		Operation: e.Operation.ID, TakenAt: db.At(r.TakenAt), EndedAt: db.At(r.EndedAt), Bytes: r.Bytes, Added: r.AddedBytes, Files: r.Files,
+		CanaryFrom: r.CanaryFrom, CanaryTo: r.CanaryTo, Epochs: db.Of(slices.Sorted(maps.Keys(epochs))), Notes: db.Of(r.Notes),
+	}
+}
+
+// Fetched keeps the secrets that a snapshot brought.
+func (c Catalogue) Fetched(ctx context.Context, tx db.Tx, e op.Ending) error {
+	var args step.FetchArgs
+	var result step.FetchResult
+	if err := decode(e, &args, &result); err != nil || len(result.Secrets) == 0 || c.KeepSecrets == nil {
+		return err
+	}
+	return c.KeepSecrets(ctx, tx, e.Step.Instance, result.Secrets)
+}
+
+// Checked records a proof when the slot that was checked holds a restored snapshot and every check held.
+func (c Catalogue) Checked(ctx context.Context, tx db.Tx, e op.Ending) error {
+	var args step.SlotArgs
+	var result step.ChecksResult
+	if err := decode(e, &args, &result); err != nil || result.Required == 0 || result.Passed < result.Required {
+		return err
+	}
+	steps, err := op.Whole(ctx, tx, e.Operation.ID, e.Step.Instance)
+	if err != nil {
+		return err
+	}
+	for _, s := range steps {
+		var fetch step.FetchArgs
+		if s.Kind != step.Fetch || s.State != step.Done || s.Instance != e.Step.Instance || json.Unmarshal(s.Args, &fetch) != nil || fetch.Slot != args.Slot {
+			continue
+		}
+		if err := prove(ctx, tx, s.Instance, fetch.Snapshot, Restored); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Ended gives what op.Folder calls for each kind of step.
+func (c Catalogue) Ended() map[step.Kind]func(context.Context, db.Tx, op.Ending) error {
+	return map[step.Kind]func(context.Context, db.Tx, op.Ending) error{step.Backup: c.BackedUp, step.Fetch: c.Fetched, step.Checks: c.Checked}
+}
+
+func decode(e op.Ending, args, result any) error {
+	if err := json.Unmarshal(e.Step.Args, args); err != nil {
+		return fmt.Errorf("read arguments of step %s: %w", e.Step.ID, err)
+	}
+	if err := json.Unmarshal(e.Step.Result, result); err != nil {
+		return fmt.Errorf("read result of step %s from node %s: %w", e.Step.ID, e.Node, err)
+	}
+	return nil
+}
