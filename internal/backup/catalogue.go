@@ -76,7 +76,7 @@ func (c Catalogue) Checked(ctx context.Context, tx db.Tx, e op.Ending) error {
 	if err := decode(e, &args, &result); err != nil || result.Required == 0 || result.Passed < result.Required {
 		return err
 	}
-	steps, err := op.Whole(ctx, tx, e.Operation.ID, e.Step.Instance)
+	steps, err := op.WholeOf(ctx, tx, e.Operation.ID, e.Step.Instance)
 	if err != nil {
 		return err
 	}

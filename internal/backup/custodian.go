@@ -73,7 +73,7 @@ type released struct {
 
 // released finds the step that a release is for, and the node that it goes to.
 func (c Custodian) released(ctx context.Context, tx db.Tx, call op.Call, args step.ReleaseArgs) (node string, err error) {
-	steps, err := op.Whole(ctx, tx, call.Operation.ID, call.Step.Instance)
+	steps, err := op.WholeOf(ctx, tx, call.Operation.ID, call.Step.Instance)
 	if err != nil {
 		return "", err
 	}

@@ -76,16 +76,20 @@ func Show(ctx context.Context, d *db.DB, id string) (Shown, error) {
 	return out, err
 }
 
-// Whole reads the steps of an operation with their arguments and results, by id; for those who compute from them. With
-// an instance named, only that instance's.
-func Whole(ctx context.Context, in bun.IDB, id, instance string) (map[string]Step, error) {
+// Whole reads the steps of an operation with their arguments and results, by id; for those who compute from them.
+func Whole(ctx context.Context, in bun.IDB, id string) (map[string]Step, error) {
+	return wholeWhere(ctx, in.NewSelect().Where("operation = ?", id))
+}
+
+// WholeOf reads the steps of an operation that are about one instance.
+func WholeOf(ctx context.Context, in bun.IDB, id, instance string) (map[string]Step, error) {
+	return wholeWhere(ctx, in.NewSelect().Where("operation = ? AND instance = ?", id, instance))
+}
+
+func wholeWhere(ctx context.Context, q *bun.SelectQuery) (map[string]Step, error) {
 	var rows []stepRow
-	q := in.NewSelect().Model(&rows).Where("operation = ?", id)
-	if instance != "" {
-		q = q.Where("instance = ?", instance)
-	}
-	if err := q.Scan(ctx); err != nil {
-		return nil, fmt.Errorf("read steps of operation %s: %w", id, err)
+	if err := q.Model(&rows).Scan(ctx); err != nil {
+		return nil, fmt.Errorf("read steps of an operation: %w", err)
 	}
 	all := make(map[string]Step, len(rows))
 	for _, r := range rows {
