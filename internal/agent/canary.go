@@ -104,6 +104,21 @@ func (i *instance) newestCanary(slot string) Canary {
 	return newest
 }
 
+// commonCanary is the newest tick that every part of a slot's data holds: what a restore brought back for certain.
+func (i *instance) commonCanary(slot string) Canary {
+	spec, _, err := i.readSpec(slot)
+	if err != nil {
+		spec = fleet.Spec{}
+	}
+	var common Canary
+	for _, folder := range i.canaryFolders(slot, spec) {
+		if c, ok := ReadCanary(folder); ok && (common.Sequence == 0 || c.Sequence < common.Sequence) {
+			common = c
+		}
+	}
+	return common
+}
+
 // setSequence lets the next tick follow the newest in slot.
 func (i *instance) setSequence(slot string) {
 	newest := i.newestCanary(slot)

@@ -23,16 +23,19 @@ import (
 
 // StackConfig is what the stacks of a node are made of. Data, Node, Engines and Seal must be given.
 type StackConfig struct {
-	Data    string         // data directory of the node; stacks live in instances/
-	Node    string         // name of this node
-	Address string         // where the edge and the probes reach services; "" = 127.0.0.1
-	Engines []EngineChoice // the first that can run a spec runs it
-	Ports   PortRange      // ports to give to services; zero = 20000 to 29999
-	Seal    age.Identity   // opens what is sealed to this node
-	Limits  Limits         // what the node takes
-	Canary  time.Duration  // between two ticks; 0 = 2 seconds
-	Watch   time.Duration  // between two looks at a stack that is not well; a well one is looked at five times more rarely; 0 = 2 seconds
-	Emit    func(link.Event)
+	Data    string                 // data directory of the node; stacks live in instances/
+	Node    string                 // name of this node
+	Address string                 // where the edge and the probes reach services; "" = 127.0.0.1
+	Engines []EngineChoice         // the first that can run a spec runs it
+	Ports   PortRange              // ports to give to services; zero = 20000 to 29999
+	Seal    age.Identity           // opens what is sealed to this node
+	Limits  Limits                 // what the node takes
+	Canary  time.Duration          // between two ticks; 0 = 2 seconds
+	Watch   time.Duration          // between two looks at a stack that is not well; a well one is looked at five times more rarely; 0 = 2 seconds
+	ReplyTo string                 // age recipient of the server: secrets on their way to it are sealed to this
+	Stores  OpenStore              // reaches a repository's store; nil = no backups here
+	Emit    func(link.Event) error // keeps an event for the server; one that could not be kept is offered again
+	Changed func()                 // the facts are no longer what was told
 	Log     *slog.Logger
 	Now     func() time.Time
 	Point   func(point string) // called between the effects of a step; tests stop there
@@ -102,7 +105,10 @@ func checkStackConfig(cfg StackConfig) (StackConfig, error) {
 	cfg.Canary = or(cfg.Canary, 2*time.Second)
 	cfg.Watch = or(cfg.Watch, 2*time.Second)
 	if cfg.Emit == nil {
-		cfg.Emit = func(link.Event) {}
+		cfg.Emit = func(link.Event) error { return nil }
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func() {}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -236,6 +242,12 @@ func (s *Stack) Do(ctx context.Context, order step.Order, progress Progress) (js
 		return with(order, func(a step.FenceArgs) (any, error) { return nil, inst.hear(ctx, a) })
 	case step.Discard:
 		return with(order, func(a step.SlotArgs) (any, error) { return nil, inst.discard(ctx, a) })
+	case step.Backup:
+		return with(order, func(a step.BackupArgs) (any, error) { return inst.backup(ctx, order, a, progress) })
+	case step.Fetch:
+		return with(order, func(a step.FetchArgs) (any, error) { return inst.fetch(ctx, order, a, progress) })
+	case step.Load:
+		return with(order, func(a step.SlotArgs) (any, error) { return nil, inst.loadDumps(ctx, a, progress) })
 	}
 	return nil, problem.New(problem.Invalid, "upgrade the agent of node "+s.cfg.Node,
 		"step %q not done: this node does not know it", order.Step.Kind)
@@ -252,6 +264,7 @@ func (s *Stack) Done(ctx context.Context, order step.Order) (json.RawMessage, bo
 		return nil, false, err
 	}
 	var done bool
+	var result any
 	switch order.Step.Kind {
 	case step.Switch:
 		_, err = with(order, func(a step.SwitchArgs) (any, error) { done = inst.switched(a); return nil, nil })
@@ -259,10 +272,20 @@ func (s *Stack) Done(ctx context.Context, order step.Order) (json.RawMessage, bo
 		_, err = with(order, func(a step.StopArgs) (any, error) { done = inst.stopped(a); return nil, nil })
 	case step.Fence:
 		_, err = with(order, func(a step.FenceArgs) (any, error) { done = inst.heard(a); return nil, nil })
+	case step.Load:
+		_, err = with(order, func(a step.SlotArgs) (any, error) { done = inst.loaded(a.Slot); return nil, nil })
+	case step.Fetch:
+		_, err = with(order, func(a step.FetchArgs) (any, error) { result, done = inst.fetched(a); return nil, nil })
+	case step.Backup:
+		result, done = inst.backedUp(order)
 	case step.Discard:
 		_, err = with(order, func(a step.SlotArgs) (any, error) { done = !inst.slotExists(a.Slot); return nil, nil })
 	}
-	return nil, done, err
+	if err != nil || !done || result == nil {
+		return nil, done, err
+	}
+	body, err := json.Marshal(result)
+	return body, true, err
 }
 
 // wait holds steps back until the node knows what it runs.
@@ -282,11 +305,11 @@ func with[A any](order step.Order, do func(A) (any, error)) (json.RawMessage, er
 		return nil, problem.Wrap(err, problem.Invalid, "", "arguments of %s for %s not understood", order.Step.Kind, order.Step.Instance)
 	}
 	result, err := do(args)
-	if result == nil {
-		return nil, err
-	}
 	body, encodeErr := json.Marshal(result)
-	return body, errors.Join(err, encodeErr)
+	if encodeErr != nil || string(body) == "null" {
+		return nil, firstOf(err, encodeErr)
+	}
+	return body, err
 }
 
 // Leases takes the server's word on who serves what. A document that was not issued for this boot may fence; only a

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"holdfast/internal/fleet"
-	"holdfast/internal/link"
 	"holdfast/internal/problem"
 	"holdfast/internal/step"
 )
@@ -83,6 +82,7 @@ func (i *instance) load() error {
 			i.seen[name] = seen{spec: spec, ports: i.stack.ports.look(spec, name)}
 		}
 	}
+	i.resumeCanary()
 	return i.clearGone()
 }
 
@@ -124,19 +124,30 @@ func (i *instance) hold(ctx context.Context) (held context.Context, release func
 		return nil, nil, ctx.Err()
 	}
 	held, cancel := context.WithCancel(ctx)
-	i.mu.Lock()
-	i.interrupt = cancel
-	i.mu.Unlock()
+	i.interruptWith(cancel)
 	return held, func() { cancel(); <-i.work }, nil
 }
 
-// preempt ends what holds the instance now.
-func (i *instance) preempt() {
+// seize ends what holds the instance now and holds it until release; nothing ends that but ctx.
+func (i *instance) seize(ctx context.Context) (release func(), err error) {
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	if i.interrupt != nil {
 		i.interrupt()
 	}
+	i.mu.Unlock()
+	select {
+	case i.work <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	i.interruptWith(nil)
+	return func() { <-i.work }, nil
+}
+
+func (i *instance) interruptWith(cancel context.CancelFunc) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.interrupt = cancel
 }
 
 // now gives the record as it is.
@@ -160,6 +171,7 @@ func (i *instance) change(decide func(record) record) error {
 		i.stack.cfg.Point("record/after")
 	}
 	i.rec = next
+	i.stack.cfg.Changed()
 	return i.tellLocked()
 }
 
@@ -169,7 +181,9 @@ func (i *instance) tellLocked() error {
 		return nil
 	}
 	for _, event := range i.rec.Untold {
-		i.stack.cfg.Emit(event)
+		if err := i.stack.cfg.Emit(event); err != nil {
+			return fmt.Errorf("instance %s: tell %s: %w", i.name, event.Kind, err)
+		}
 	}
 	i.stack.cfg.Point("record/told")
 	i.rec.Untold = nil
@@ -240,6 +254,9 @@ func (i *instance) observe(ctx context.Context, name string) (seen, error) {
 	look := seen{spec: spec, ports: slot.Ports, services: services, at: i.stack.cfg.Now()}
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if before := i.seen[name]; before.ready() != look.ready() || before.running() != look.running() {
+		i.stack.cfg.Changed()
+	}
 	i.seen[name] = look
 	return look, nil
 }
@@ -281,9 +298,9 @@ func (i *instance) wake(ctx context.Context) error {
 	i.resumeCanary()
 	rec := i.now()
 	runs := i.runs(rec.Slot)
-	switch stop := i.mustStop(rec); {
-	case len(stop) > 0:
-		return errors.Join(i.downThose(ctx, stop), i.endServing("fenced", i.lastTick()))
+	switch {
+	case !i.settled(rec):
+		return i.settle(ctx)
 	case rec.Serving && !runs:
 		return i.endServing("found dead at the start of the agent", i.lastTick())
 	case !rec.Serving && runs && rec.mayServe(i.stack.cfg.Node):
@@ -311,31 +328,42 @@ func (i *instance) freshen() {
 // hear takes a lease. When somebody else serves now, this node stops at once and keeps everything.
 func (i *instance) hear(ctx context.Context, lease step.FenceArgs) error {
 	news, err := i.note(lease)
-	if err != nil || (!news && len(i.mustStop(i.now())) == 0) {
+	if err != nil || (!news && i.settled(i.now())) {
 		return err
 	}
 	if rec := i.now(); len(i.slots()) == 0 || (rec.Lease.Node == i.stack.cfg.Node && !rec.Fenced) {
 		return nil
 	}
-	i.preempt()
-	ctx, release, err := i.hold(ctx)
+	release, err := i.seize(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
+	return i.settle(ctx)
+}
+
+// settled tells whether nothing is left to be done for the record's fence or foreign lease.
+func (i *instance) settled(rec record) bool {
+	return len(i.mustStop(rec)) == 0 && (!rec.Fenced || rec.Told)
+}
+
+// settle stops what may not run here, and only then says so.
+func (i *instance) settle(ctx context.Context) error {
 	rec := i.now()
-	at := i.lastTick()
-	if i.runs(rec.Slot) {
-		at = time.Time{}
+	if i.settled(rec) {
+		return nil
 	}
+	at := i.lastTick()
+	served := i.runs(rec.Slot)
 	if err := i.downThose(ctx, i.mustStop(rec)); err != nil {
 		return err
 	}
 	i.stack.cfg.Point("fence/down")
-	if at.IsZero() {
-		at = i.stack.cfg.Now()
+	now := i.stack.cfg.Now()
+	if served {
+		at = now
 	}
-	return i.endServing("fenced", at)
+	return i.change(func(r record) record { return r.settles(i.name, at, now) })
 }
 
 // note writes a lease down when it is news.
@@ -344,16 +372,7 @@ func (i *instance) note(lease step.FenceArgs) (news bool, err error) {
 	if next, fenced := rec.hears(lease, i.stack.cfg.Node); !fenced && next.Lease == rec.Lease && next.Held == rec.Held {
 		return false, nil
 	}
-	return true, i.change(func(r record) record {
-		next, fenced := r.hears(lease, i.stack.cfg.Node)
-		if !fenced {
-			return next
-		}
-		return next.tells(link.Event{
-			Kind: "fenced", Instance: i.name, Epoch: next.Epoch, At: i.stack.cfg.Now(),
-			Note: fmt.Sprintf("epoch %d belongs to node %s", lease.Epoch, lease.Node),
-		})
-	})
+	return true, i.change(func(r record) record { next, _ := r.hears(lease, i.stack.cfg.Node); return next })
 }
 
 // mustStop names the slots that run, or count as serving, against the record: all but rehearsal copies when another
@@ -373,7 +392,7 @@ func (i *instance) mustStop(rec record) []string {
 func (i *instance) heard(lease step.FenceArgs) bool {
 	rec := i.now()
 	_, fence := rec.hears(lease, i.stack.cfg.Node)
-	return rec.Lease.Epoch >= lease.Epoch && !fence && len(i.mustStop(rec)) == 0
+	return rec.Lease.Epoch >= lease.Epoch && !fence && i.settled(rec)
 }
 
 // admit refuses an order that is older than what the node has heard, and one to serve what another node holds.

@@ -21,6 +21,7 @@ type record struct {
 	Held    int64          `json:"held"`    // newest epoch up to which this node is known to be the only holder since
 	Lease   step.FenceArgs `json:"lease"`   // newest word on who serves
 	Fenced  bool           `json:"fenced"`  // somebody else may hold newer data
+	Told    bool           `json:"told"`    // the fence was told, after all had stopped
 	Stopped stopping       `json:"stopped"` // on order
 	Why     string         `json:"why,omitempty"`
 	Past    []string       `json:"past,omitempty"` // slots that were active once; their data is kept
@@ -87,6 +88,20 @@ func (r record) tells(event link.Event) record {
 	return r
 }
 
+// settles closes the account of a fenced instance once nothing of it runs; at is the last moment it could have taken
+// a write, now when the fence is complete.
+func (r record) settles(instance string, at, now time.Time) record {
+	r = r.ends(instance, "fenced", at)
+	if !r.Fenced || r.Told {
+		return r
+	}
+	r.Told = true
+	return r.tells(link.Event{
+		Kind: "fenced", Instance: instance, Epoch: r.Epoch, At: now, Labels: map[string]string{"slot": r.Slot},
+		Note: fmt.Sprintf("epoch %d belongs to node %s", r.Lease.Epoch, r.Lease.Node),
+	})
+}
+
 // switches makes slot the active one.
 func (r record) switches(slot string, epoch int64, self string) record {
 	if r.Slot != "" && r.Slot != slot && !slices.Contains(r.Past, r.Slot) {
@@ -94,7 +109,7 @@ func (r record) switches(slot string, epoch int64, self string) record {
 	}
 	r.Slot, r.Epoch, r.Held = slot, epoch, epoch
 	r.Lease = step.FenceArgs{Epoch: max(epoch, r.Lease.Epoch), Node: self}
-	r.Fenced, r.Stopped, r.Why = false, notStopped, ""
+	r.Fenced, r.Told, r.Stopped, r.Why = false, false, notStopped, ""
 	return r
 }
 

@@ -29,7 +29,7 @@ func (s *Stack) watchLoop(ctx context.Context) error {
 // watch looks at the slots of one instance that are due.
 func (i *instance) watch(ctx context.Context) {
 	rec := i.now()
-	if len(i.mustStop(rec)) > 0 {
+	if !i.settled(rec) {
 		if err := i.hear(ctx, rec.Lease); err != nil && ctx.Err() == nil {
 			i.stack.cfg.Log.Error("stop what may not run here", "instance", i.name, "error", err)
 		}

@@ -79,6 +79,10 @@ func (i *instance) mayBoot(order step.Order, args step.BootArgs) error {
 	if args.Neutralise && args.Slot == i.now().Slot {
 		return problem.New(problem.Denied, "", "instance %s: slot %s serves and is not made a rehearsal copy", i.name, args.Slot)
 	}
+	if !args.Neutralise && i.marked(args.Slot, markCalm) {
+		return problem.New(problem.Denied, "fetch the snapshot into another slot",
+			"instance %s: slot %s is a rehearsal copy and is not booted to serve", i.name, args.Slot)
+	}
 	return i.admit(order, !args.Neutralise)
 }
 
@@ -98,10 +102,8 @@ func (i *instance) prepare(ctx context.Context, args step.BootArgs) (Slot, Engin
 		return Slot{}, choice, err
 	}
 	i.stack.cfg.Point("boot/made")
-	if args.Neutralise {
-		if err := i.mark(args.Slot, markNeutral); err != nil {
-			return Slot{}, choice, err
-		}
+	if err := i.neutral(args.Slot, args.Neutralise); err != nil {
+		return Slot{}, choice, err
 	}
 	if err := i.takeSecrets(args.Slot, args.Spec, args.Secrets, args.Restored); err != nil {
 		return Slot{}, choice, err
@@ -119,6 +121,16 @@ func (i *instance) prepare(ctx context.Context, args step.BootArgs) (Slot, Engin
 	err = i.writeSpec(args.Slot, args.Spec)
 	i.stack.cfg.Point("boot/spec")
 	return slot, choice, err
+}
+
+func (i *instance) neutral(slot string, neutral bool) error {
+	if neutral == i.marked(slot, markNeutral) {
+		return nil
+	}
+	if neutral {
+		return i.mark(slot, markNeutral)
+	}
+	return i.unmark(slot, markNeutral)
 }
 
 func (i *instance) serviceRuns(slot, service string) bool {

@@ -45,7 +45,7 @@ func (i *instance) checks(ctx context.Context, args step.SlotArgs, progress Prog
 	for _, invariant := range slot.Spec.Invariants {
 		note("invariant "+invariant.Name, i.holds(ctx, slot, choice, invariant))
 	}
-	result.CanarySeq = i.newestCanary(args.Slot).Sequence
+	result.CanarySeq = i.commonCanary(args.Slot).Sequence
 	if len(result.Failures) == 0 {
 		return result, nil
 	}
@@ -174,8 +174,7 @@ func (i *instance) stop(ctx context.Context, order step.Order, args step.StopArg
 	}); err != nil {
 		return err
 	}
-	i.preempt()
-	ctx, release, err := i.hold(ctx)
+	release, err := i.seize(ctx)
 	if err != nil {
 		return err
 	}
