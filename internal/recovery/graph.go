@@ -42,6 +42,7 @@ func Graph(plan fleet.RecoveryPlan, members []Member, assignments []Assignment, 
 	}
 	b.tellTiers()
 	b.tell(TellRestored, "", b.allEnds())
+	b.tell(TellFailed, "", b.allEnds())
 	if b.err != nil {
 		return nil, b.err
 	}
@@ -103,7 +104,7 @@ func readyWithin(spec fleet.Spec) time.Duration {
 	return within
 }
 
-// tell adds a step for every communication at the event. tier is set for those of one tier.
+// tell adds a step for every communication at the event; those of a failure run only if what they wait for failed. tier is set for those of one tier.
 func (b *builder) tell(event, tier string, needs []string) {
 	for i, t := range b.plan.Tell {
 		if t.Event != event {
@@ -116,7 +117,7 @@ func (b *builder) tell(event, tier string, needs []string) {
 		if tier != "" {
 			id, note = id+"/"+tier, note+" "+tier
 		}
-		b.graph = append(b.graph, step.Planned{ID: id, Needs: needs, Step: step.Step{Kind: step.Tell, Args: text, Note: note}})
+		b.graph = append(b.graph, step.Planned{ID: id, Needs: needs, OnFailure: event == TellFailed, Step: step.Step{Kind: step.Tell, Args: text, Note: note}})
 	}
 }
 

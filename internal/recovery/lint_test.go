@@ -45,7 +45,7 @@ func twoSites() (fleet.RecoveryPlan, World) {
 	plan := fleet.RecoveryPlan{Name: "lose-paris", Scenario: fleet.SiteLost, Lost: "paris",
 		Scope: fleet.RecoveryScope{Select: map[string]string{"product": "notes"}, Expect: 3},
 		Tiers: []fleet.RecoveryTier{{Name: "gold", Select: map[string]string{"tier": "gold"}, RTO: time.Hour, RPO: 2 * time.Hour}, {Name: "silver", RTO: time.Hour, RPO: 2 * time.Hour}},
-		Tell:  []fleet.RecoveryTell{{Event: TellDeclared, Audience: "customers", To: []string{"status"}, Text: "We rebuild."}, {Event: TellTierRestored, Audience: "team", To: []string{"ops"}, Text: "A tier is back."}, {Event: TellRestored, Audience: "customers", To: []string{"status"}, Text: "All is back."}},
+		Tell:  []fleet.RecoveryTell{{Event: TellDeclared, Audience: "customers", To: []string{"status"}, Text: "We rebuild."}, {Event: TellTierRestored, Audience: "team", To: []string{"ops"}, Text: "A tier is back."}, {Event: TellRestored, Audience: "customers", To: []string{"status"}, Text: "All is back."}, {Event: TellFailed, Audience: "team", To: []string{"ops"}, Text: "Look."}},
 		Fault: fleet.RecoveryFault{Kind: "kill", For: 10 * time.Minute}}
 	return plan, w
 }

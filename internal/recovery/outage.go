@@ -109,18 +109,27 @@ func outages(results []ProbeResult, good int) []Outage {
 
 // backAt finds the first of good good results in a row.
 func backAt(results []ProbeResult, good int) (int, bool) {
-	witnesses := min(2, len(probesOf(results)))
 	start := 0
 	for i, r := range results {
 		if !r.OK {
 			start = i + 1
 			continue
 		}
-		if i-start+1 >= good && len(probesOf(results[start:i+1])) >= witnesses {
+		if i-start+1 >= good && len(probesOf(results[start:i+1])) >= min(2, len(probesOf(asking(results, start)))) {
 			return start, true
 		}
 	}
 	return 0, false
+}
+
+// asking are the results from shortly before the one at start: a probe that has none among them has been told to
+// stop asking, or is lost, and its word is not waited for.
+func asking(results []ProbeResult, start int) []ProbeResult {
+	from := results[start].At.Add(-3 * max(results[start].Interval, time.Second))
+	for start > 0 && !results[start-1].At.Before(from) {
+		start--
+	}
+	return results[start:]
 }
 
 func probesOf(results []ProbeResult) map[string]bool {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/uptrace/bun"
 
+	"holdfast/internal/access"
 	"holdfast/internal/audit"
 	"holdfast/internal/db"
 	"holdfast/internal/fleet"
@@ -20,23 +21,15 @@ import (
 	"holdfast/internal/step"
 )
 
-// Sources read what others own. All are required.
-type Sources struct {
-	// World is the fleet as last applied, the inventory and the newest snapshots.
-	World func(ctx context.Context, in bun.IDB) (World, error)
-	// Results are the answers that probes outside the given site got for the instances since from.
-	Results func(ctx context.Context, in bun.IDB, instances []string, outside string, from time.Time) ([]ProbeResult, error)
-	// NodeEvents are all serving and fencing events of the instances, and all other events of the nodes since from.
-	NodeEvents func(ctx context.Context, in bun.IDB, instances, nodes []string, from time.Time) ([]NodeEvent, error)
-}
-
 // Runner carries drills and recoveries to their end. It keeps nothing in memory: kill it anywhere, and another goes
 // on from the rows.
 type Runner struct {
-	DB      *db.DB
-	Audit   *audit.Log
-	Sources Sources
-	Log     *slog.Logger
+	DB    *db.DB
+	Audit *audit.Log
+	// World is the fleet as last applied, the inventory, the specs that were applied and the newest snapshots. Now and
+	// Past are filled in here.
+	World func(ctx context.Context) (World, error)
+	Log   *slog.Logger
 }
 
 // pollEvery is what a missed ring costs, and how often deadlines are looked at.
@@ -111,11 +104,51 @@ func (r *Runner) once(ctx context.Context, id string) (bool, error) {
 	if move.waits() {
 		return false, nil
 	}
-	err = r.DB.Tx(ctx, func(ctx context.Context, tx db.Tx) error { return r.apply(ctx, tx, run, row.Rev, move) })
+	effects, err := r.prepare(ctx, run, move)
+	if err != nil {
+		return false, err
+	}
+	err = r.DB.Tx(ctx, func(ctx context.Context, tx db.Tx) error { return r.apply(ctx, tx, run, row.Rev, move, effects) })
 	if err != nil {
 		return false, fmt.Errorf("move run %s from %s: %w", id, run.Phase, err)
 	}
 	return true, nil
+}
+
+// effects is what a move needs that takes long to read, read before its transaction begins.
+type effects struct {
+	world World      // for a recovery
+	card  *Scorecard // for an end
+}
+
+func (r *Runner) prepare(ctx context.Context, run Run, m Move) (effects, error) {
+	var e effects
+	var err error
+	if m.Submit == step.Claim {
+		if e.world, err = r.world(ctx); err != nil {
+			return e, err
+		}
+	}
+	if m.Phase.Over() {
+		in, err := r.input(ctx, run, r.DB.Now())
+		if err != nil {
+			return e, err
+		}
+		in.Events = append(in.Events, m.Events...)
+		e.card = new(Score(in))
+	}
+	return e, nil
+}
+
+// world reads the world as it is now.
+func (r *Runner) world(ctx context.Context) (World, error) {
+	w, err := r.World(ctx)
+	if err != nil {
+		return w, fmt.Errorf("read the fleet and its state: %w", err)
+	}
+	w.Now = r.DB.Now()
+	w.Past, err = past(ctx, r.DB)
+	return w, err
 }
 
 func (m Move) waits() bool {
@@ -123,7 +156,7 @@ func (m Move) waits() bool {
 }
 
 // apply writes a move down, with all that it orders, in one transaction.
-func (r *Runner) apply(ctx context.Context, tx db.Tx, run Run, rev int64, m Move) error {
+func (r *Runner) apply(ctx context.Context, tx db.Tx, run Run, rev int64, m Move, e effects) error {
 	events := m.Events
 	if m.Cancel != "" {
 		if _, err := op.Cancel(ctx, tx, m.Cancel, run.byline()); err != nil {
@@ -135,7 +168,7 @@ func (r *Runner) apply(ctx context.Context, tx db.Tx, run Run, rev int64, m Move
 		run.End = m.End
 	}
 	if m.Submit != "" {
-		ordered, err := r.submit(ctx, tx, &run, m.Submit)
+		ordered, err := r.submit(ctx, tx, &run, m.Submit, e.world)
 		if err != nil {
 			return err
 		}
@@ -154,7 +187,10 @@ func (r *Runner) apply(ctx context.Context, tx db.Tx, run Run, rev int64, m Move
 	if err := appendEvents(ctx, tx, run.ID, events); err != nil {
 		return err
 	}
-	return r.close(ctx, tx, run)
+	if e.card == nil {
+		return nil
+	}
+	return keepScorecard(ctx, tx, run.ID, *e.card)
 }
 
 func ended(p Phase) EventKind {
@@ -162,18 +198,6 @@ func ended(p Phase) EventKind {
 		return EventFailed
 	}
 	return EventScored
-}
-
-// close keeps the scorecard of a run that has just ended.
-func (r *Runner) close(ctx context.Context, tx db.Tx, run Run) error {
-	if !run.Phase.Over() {
-		return nil
-	}
-	in, err := r.input(ctx, tx, run, tx.Now)
-	if err != nil {
-		return err
-	}
-	return keepScorecard(ctx, tx, run.ID, Score(in))
 }
 
 func orElse(a, b string) string {
@@ -190,9 +214,9 @@ const faultPatience = 30 * time.Second
 
 // submit orders an operation for the run and remembers it there. The kind is of the fault's step, or Claim for the
 // recovery.
-func (r *Runner) submit(ctx context.Context, tx db.Tx, run *Run, kind step.Kind) (Event, error) {
+func (r *Runner) submit(ctx context.Context, tx db.Tx, run *Run, kind step.Kind, world World) (Event, error) {
 	if kind == step.Claim {
-		return r.submitRecovery(ctx, tx, run)
+		return r.submitRecovery(ctx, tx, run, world)
 	}
 	graph, err := FaultGraph(kind, run.ID, run.Fault, run.Nodes)
 	if err != nil {
@@ -223,18 +247,14 @@ func (r *Runner) submit(ctx context.Context, tx db.Tx, run *Run, kind step.Kind)
 
 // submitRecovery places the members again, on what is there now, and orders the recovery. What cannot be placed or
 // has no backup is left out here and stays in the score as not restored.
-func (r *Runner) submitRecovery(ctx context.Context, tx db.Tx, run *Run) (Event, error) {
-	world, err := r.Sources.World(ctx, tx)
-	if err != nil {
-		return Event{}, err
-	}
-	world.Now = tx.Now
+func (r *Runner) submitRecovery(ctx context.Context, tx db.Tx, run *Run, world World) (Event, error) {
 	able := able(run.Members, world)
 	placed, _ := Place(Needs(able, world), Rooms(run.Plan, world, len(able)))
 	run.Assignments = placed
 	run.Snapshots = map[string]Snapshot{}
 	slots := map[string]string{}
 	for _, a := range placed {
+		var err error
 		run.Snapshots[a.Instance] = world.Catalogue[a.Instance]
 		if slots[a.Instance], err = op.NextSlot(ctx, tx, a.Instance); err != nil {
 			return Event{}, err
@@ -298,43 +318,22 @@ func (r *Runner) facts(ctx context.Context, run Run) (Facts, error) {
 	if f.Events, err = Events(ctx, r.DB, run.ID); err != nil {
 		return f, err
 	}
-	if f.Results, f.NodeEvents, err = r.seen(ctx, r.DB, run); err != nil {
+	if f.Results, err = witnesses(ctx, r.DB, run, run.StartedAt, r.DB.Now()); err != nil {
+		return f, err
+	}
+	if f.NodeEvents, err = told(ctx, r.DB, run, run.StartedAt); err != nil || run.Phase != Cleaning {
 		return f, err
 	}
 	f.Faults, f.Reported = map[string][]string{}, map[string]time.Time{}
-	if run.Phase != Cleaning {
-		return f, nil
-	}
-	world, err := r.Sources.World(ctx, r.DB)
+	world, err := r.world(ctx)
 	for _, node := range run.Nodes {
-		f.Faults[node], f.Reported[node] = world.Inventory.Nodes[node].Faults, world.Inventory.Nodes[node].SeenAt
+		f.Faults[node], f.Reported[node] = world.Inventory.Nodes[node].Faults, world.Inventory.Nodes[node].TakenAt
 	}
 	return f, err
 }
 
-// before is how far back a run looks: a real loss began before anybody declared it.
-const before = time.Hour
-
-func (r *Runner) seen(ctx context.Context, in bun.IDB, run Run) ([]ProbeResult, []NodeEvent, error) {
-	from := run.StartedAt
-	if run.Kind == Real {
-		from = from.Add(-before)
-	}
-	results, err := r.Sources.Results(ctx, in, names(run.Members), lostSite(run), from)
-	if err != nil {
-		return nil, nil, err
-	}
-	events, err := r.Sources.NodeEvents(ctx, in, names(run.Members), nodesOf(run), from)
-	return results, events, err
-}
-
-// lostSite is the site whose own probes do not count.
-func lostSite(run Run) string {
-	for _, m := range run.Members {
-		return m.FromSite
-	}
-	return run.Plan.Lost
-}
+// before is how far back the score of a real loss looks: it began before anybody declared it.
+const before = 15 * time.Minute
 
 func names(members []Member) []string {
 	all := make([]string, len(members))
@@ -397,7 +396,7 @@ func (r *Runner) Scorecard(ctx context.Context, id string) (Scorecard, error) {
 	if err != nil {
 		return Scorecard{}, err
 	}
-	in, err := r.input(ctx, r.DB, run, r.DB.Now())
+	in, err := r.input(ctx, run, r.DB.Now())
 	if err != nil {
 		return Scorecard{}, err
 	}
@@ -405,35 +404,42 @@ func (r *Runner) Scorecard(ctx context.Context, id string) (Scorecard, error) {
 }
 
 // input reads everything that a run's card is computed from.
-func (r *Runner) input(ctx context.Context, in bun.IDB, run Run, now time.Time) (Input, error) {
-	out := Input{
+func (r *Runner) input(ctx context.Context, run Run, now time.Time) (Input, error) {
+	in := Input{
 		ID: run.ID, Kind: run.Kind, Plan: run.Plan, Scenario: run.Scenario, Fault: run.Fault.Kind, Members: run.Members, Snapshots: run.Snapshots, Now: now, Until: run.EndedAt,
 	}
+	since, until := run.StartedAt, now
+	if run.Kind == Real {
+		since = since.Add(-before)
+	}
+	if !run.EndedAt.IsZero() {
+		until = run.EndedAt
+	}
 	var err error
-	if out.Events, err = Events(ctx, in, run.ID); err != nil {
-		return out, err
+	if in.Events, err = Events(ctx, r.DB, run.ID); err != nil {
+		return in, err
 	}
-	if out.Results, out.NodeEvents, err = r.seen(ctx, in, run); err != nil {
-		return out, err
+	if in.Results, err = witnesses(ctx, r.DB, run, since, until); err != nil {
+		return in, err
 	}
-	recovered, err := progress(ctx, in, run.Operations.Recover)
+	if in.NodeEvents, err = told(ctx, r.DB, run, since); err != nil {
+		return in, err
+	}
+	recovered, err := progress(ctx, r.DB, run.Operations.Recover)
 	if err != nil {
-		return out, err
+		return in, err
 	}
-	out.Steps = recovered.Steps
-	out.Commands, err = commands(ctx, in, run, out.Events, now)
-	return out, err
+	in.Steps = recovered.Steps
+	in.Commands, err = commands(ctx, r.DB, run, in.Events, until)
+	return in, err
 }
 
 // commands are the deeds of people between the begin of the run and back to normal, other than those on the run
 // itself. The audit log holds every deed, so what is not there was not done through Holdfast.
-func commands(ctx context.Context, in bun.IDB, run Run, events []Event, now time.Time) ([]Command, error) {
+func commands(ctx context.Context, in bun.IDB, run Run, events []Event, end time.Time) ([]Command, error) {
 	until, back := last(events, EventNormal)
 	if !back {
-		until = now
-	}
-	if !back && !run.EndedAt.IsZero() {
-		until = run.EndedAt
+		until = end
 	}
 	given := []Command{}
 	filter := audit.Filter{Limit: 500}
@@ -470,20 +476,18 @@ type Order struct {
 	Yes   bool                `json:"yes"`
 }
 
-// Draft holds a plan against the world as it is now.
+// Draft holds a plan against the world as it is now, and changes nothing.
 func (r *Runner) Draft(ctx context.Context, order Order) (Draft, error) {
-	run, draft, err := r.draft(ctx, r.DB, order)
-	_ = run
+	_, draft, err := r.draft(ctx, order)
 	return draft, err
 }
 
 // draft makes the run that the order asks for, and what would fail of it.
-func (r *Runner) draft(ctx context.Context, in bun.IDB, order Order) (Run, Draft, error) {
-	world, err := r.Sources.World(ctx, in)
+func (r *Runner) draft(ctx context.Context, order Order) (Run, Draft, error) {
+	world, err := r.world(ctx)
 	if err != nil {
 		return Run{}, Draft{}, err
 	}
-	world.Now = r.DB.Now()
 	plan, ok := world.Fleet.RecoveryPlans[order.Plan]
 	if !ok {
 		return Run{}, Draft{}, problem.New(problem.NotFound, "holdfast apply -f DIR, with a document of kind RecoveryPlan and this name", "there is no recovery plan %s", order.Plan)
@@ -493,7 +497,7 @@ func (r *Runner) draft(ctx context.Context, in bun.IDB, order Order) (Run, Draft
 	if order.Kind == Drill {
 		return r.draftDrill(run, draft, world, order.Fault)
 	}
-	found, err := r.stillAnswers(ctx, in, run)
+	found, err := r.stillAnswers(ctx, run)
 	draft.Findings = append(found, draft.Findings...)
 	return run, draft, err
 }
@@ -519,15 +523,15 @@ func (r *Runner) draftDrill(run Run, draft Draft, world World, fault fleet.Recov
 
 // stillAnswers looks whether what is to be recovered is lost at all. A plan run on a living site takes every instance
 // away from where it serves.
-func (r *Runner) stillAnswers(ctx context.Context, in bun.IDB, run Run) ([]Finding, error) {
+func (r *Runner) stillAnswers(ctx context.Context, run Run) ([]Finding, error) {
 	now := r.DB.Now()
-	results, err := r.Sources.Results(ctx, in, names(run.Members), lostSite(run), now.Add(-time.Minute))
+	results, err := witnesses(ctx, r.DB, run, now.Add(-time.Minute), now)
 	if err != nil {
 		return nil, err
 	}
 	var alive []string
 	for _, m := range run.Members {
-		if got := inTime(of(results, m.Instance), now.Add(-time.Minute)); len(got) > 0 && got[len(got)-1].OK {
+		if got := of(results, m.Instance); len(got) > 0 && got[len(got)-1].OK {
 			alive = append(alive, m.Instance)
 		}
 	}
@@ -539,21 +543,22 @@ func (r *Runner) stillAnswers(ctx context.Context, in bun.IDB, run Run) ([]Findi
 		"if they are to be moved all the same: holdfast recover " + run.Plan.Name + " --force"}}, nil
 }
 
-// Start begins a run: it lints, refuses what would fail, and writes the run down.
-func (r *Runner) Start(ctx context.Context, actor string, order Order) (Run, error) {
-	var run Run
-	err := r.DB.Tx(ctx, func(ctx context.Context, tx db.Tx) error {
-		drafted, draft, err := r.draft(ctx, tx, order)
-		if err != nil {
+// Start begins a run: it lints, refuses what would fail, and writes the run down. The actor is the context's.
+func (r *Runner) Start(ctx context.Context, order Order) (Run, error) {
+	run, draft, err := r.draft(ctx, order)
+	if err != nil {
+		return run, err
+	}
+	if err := refuse(order, draft); err != nil {
+		return run, err
+	}
+	run.ID, run.Actor, run.Phase = newID(), access.From(ctx).Name, Arming
+	if run.Kind == Real {
+		run.Phase = Recovering
+	}
+	err = r.DB.Tx(ctx, func(ctx context.Context, tx db.Tx) error {
+		if err := alone(ctx, tx); err != nil {
 			return err
-		}
-		if err := errors.Join(refuse(order, draft), alone(ctx, tx)); err != nil {
-			return err
-		}
-		run = drafted
-		run.ID, run.Actor, run.Phase = newID(), actor, Arming
-		if run.Kind == Real {
-			run.Phase = Recovering
 		}
 		run.StartedAt, run.Since = tx.Now, tx.Now
 		if err := insertRun(ctx, tx, run); err != nil {
@@ -603,13 +608,13 @@ func alone(ctx context.Context, in bun.IDB) error {
 }
 
 // Abort asks a run to end early: the fault is ended on every node; a recovery that has begun is carried through.
-func (r *Runner) Abort(ctx context.Context, actor, id string) (Run, error) {
+func (r *Runner) Abort(ctx context.Context, id string) (Run, error) {
 	return r.change(ctx, id, "abort", func(run *Run, _ db.Tx) ([]Event, error) {
 		if run.Phase.Over() {
 			return nil, problem.New(problem.Conflict, "holdfast drill show "+id, "%s %s was not aborted: it has ended (%s)", run.Kind, id, run.Phase)
 		}
 		if run.AbortedBy == "" {
-			run.AbortedBy = actor
+			run.AbortedBy = access.From(ctx).Name
 		}
 		return nil, nil
 	})

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/uptrace/bun"
 
@@ -149,23 +150,29 @@ func keepScorecard(ctx context.Context, tx db.Tx, id string, card Scorecard) err
 	return nil
 }
 
-// Past reads how long the newest measured restore of every instance took, from the kept scorecards.
-func Past(ctx context.Context, in bun.IDB) (map[string]float64, error) {
+// past reads how long the newest measured restore of every instance took, from the kept scorecards.
+func past(ctx context.Context, in bun.IDB) (map[string]time.Duration, error) {
 	var rows []drillRow
 	err := in.NewSelect().Model(&rows).Column("scorecard").Where("ended_at > 0").OrderBy("ended_at", bun.OrderDesc).Limit(20).Scan(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read past scorecards: %w", err)
 	}
-	past := map[string]float64{}
+	took := map[string]time.Duration{}
 	for _, r := range rows {
 		if r.Scorecard.V == nil {
 			continue
 		}
 		for _, i := range r.Scorecard.V.Instances {
-			if _, newer := past[i.Name]; !newer && i.RestoreSeconds != nil {
-				past[i.Name] = *i.RestoreSeconds
+			if _, newer := took[i.Name]; !newer && i.RestoreSeconds != nil {
+				took[i.Name] = time.Duration(*i.RestoreSeconds * float64(time.Second))
 			}
 		}
 	}
-	return past, nil
+	return took, nil
+}
+
+// Kept reads the scorecard that was computed when the run ended; nil while it runs.
+func Kept(ctx context.Context, in bun.IDB, id string) (*Scorecard, error) {
+	row, err := load(ctx, in, id)
+	return row.Scorecard.V, err
 }
