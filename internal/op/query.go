@@ -46,6 +46,21 @@ func List(ctx context.Context, in bun.IDB, open bool, kind string, limit int64) 
 	return all, nil
 }
 
+// ListOf reads the newest operations that have a step for the instance.
+func ListOf(ctx context.Context, in bun.IDB, instance string, limit int64) ([]Operation, error) {
+	var rows []operationRow
+	err := in.NewSelect().Model(&rows).Where("id IN (SELECT operation FROM operation_steps WHERE instance = ?)", instance).
+		OrderBy("created_at", bun.OrderDesc).OrderBy("id", bun.OrderAsc).Limit(limit).Scan(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list operations of %s: %w", instance, err)
+	}
+	all := make([]Operation, len(rows))
+	for i, r := range rows {
+		all[i] = r.operation()
+	}
+	return all, nil
+}
+
 // Shown is an operation with its steps, in graph order, as of Operation.Seq.
 type Shown struct {
 	Operation Operation `json:"operation"`

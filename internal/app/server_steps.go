@@ -1,0 +1,222 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"holdfast/internal/access"
+	"holdfast/internal/audit"
+	"holdfast/internal/backup"
+	"holdfast/internal/db"
+	"holdfast/internal/fleet"
+	"holdfast/internal/observe"
+	"holdfast/internal/op"
+	"holdfast/internal/problem"
+	"holdfast/internal/secret"
+	"holdfast/internal/step"
+)
+
+const (
+	routeWithin = 2 * time.Minute        // when the step names no time
+	routeEvery  = 100 * time.Millisecond // between two questions to an edge
+)
+
+// duties is what the server does itself between the steps of nodes.
+type duties struct {
+	*Server
+	observer *observe.Observer
+}
+
+// serve gives what op's interpreter calls for the server's own kinds of step.
+func (d duties) serve(custodian backup.Custodian) map[step.Kind]op.Served {
+	return map[step.Kind]op.Served{
+		step.Release: {InTx: custodian.Release},
+		step.Route:   {Do: d.route},
+		step.Tell:    {Do: d.tell},
+	}
+}
+
+// node reads a node's newest facts.
+func (d duties) node(ctx context.Context, name string) (fleet.NodeFacts, error) {
+	inventory, err := d.observer.Inventory(ctx)
+	if err != nil {
+		return fleet.NodeFacts{}, err
+	}
+	facts, ok := inventory.Nodes[name]
+	if !ok {
+		return fleet.NodeFacts{}, problem.New(problem.NotFound, "holdfast get nodes", "there is no node %s", name)
+	}
+	return facts, nil
+}
+
+// keepSecrets takes the secrets of a fetched snapshot that this server does not have; those it has stay as they are.
+func (d duties) keepSecrets(ctx context.Context, tx db.Tx, instance string, sealed []byte) error {
+	values, err := secret.OpenFrom(d.keys.ReplyTo(), sealed)
+	if err != nil {
+		d.log.Warn("secrets of a snapshot were not kept", "instance", instance, "err", err)
+		return nil // the node said something wrong; that must not undo its other reports
+	}
+	for name, value := range values {
+		err := d.secrets.Put(ctx, tx, instance, secret.Ref{Name: name, Version: 1}, value)
+		if err != nil && problem.KindOf(err) != problem.Conflict {
+			return err
+		}
+	}
+	return nil
+}
+
+// route waits until every edge in reach passes requests for the instance to where it is placed now. It asks as a
+// customer does, and the edge tells under which epoch it answered.
+func (d duties) route(ctx context.Context, call op.Call) (json.RawMessage, error) {
+	var args step.RouteArgs
+	if err := json.Unmarshal(call.Step.Args, &args); err != nil {
+		return nil, fmt.Errorf("read arguments of step %s: %w", call.Step.ID, err)
+	}
+	if args.Within == 0 {
+		args.Within = routeWithin
+	}
+	ctx, cancel := context.WithTimeout(ctx, args.Within)
+	defer cancel()
+	for {
+		edges, err := d.passing(ctx, call)
+		if err == nil {
+			return json.Marshal(map[string]any{"edges": edges})
+		}
+		select {
+		case <-ctx.Done():
+			return nil, problem.Wrap(err, problem.Unavailable, "holdfast get nodes", "%s is not reached through the edge", call.Step.Instance)
+		case <-time.After(routeEvery):
+		}
+	}
+}
+
+// passing names the edges that pass requests to the instance's present place, or says why one does not.
+func (d duties) passing(ctx context.Context, call op.Call) (edges []string, err error) {
+	inventory, err := d.observer.Inventory(ctx)
+	if err != nil {
+		return nil, err
+	}
+	specs, err := op.AppliedSpecs(ctx, d.db)
+	if err != nil {
+		return nil, err
+	}
+	world := observe.World{Inventory: inventory, Specs: specs}
+	for _, route := range world.Routes().Routes {
+		if route.Instance != call.Step.Instance {
+			continue
+		}
+		for name, node := range inventory.Nodes {
+			if !isEdge(node, d.db.Now()) {
+				continue
+			}
+			if err := d.askEdge(ctx, node.EdgeAddr, route.Hosts[0], route.Health, route.Epoch); err != nil {
+				return nil, fmt.Errorf("edge %s: %w", name, err)
+			}
+			edges = append(edges, name)
+		}
+	}
+	return edges, nil
+}
+
+func isEdge(node fleet.NodeFacts, now time.Time) bool {
+	return slices.Contains(node.Roles, fleet.RoleEdge) && node.EdgeAddr != "" && now.Sub(node.SeenAt) < observe.Silent
+}
+
+// askEdge asks for the instance's health through one edge.
+func (d duties) askEdge(ctx context.Context, edge, host, path string, epoch int64) error {
+	if path == "" {
+		path = "/"
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+host+path, nil)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("X-Holdfast-Probe", "route")
+	response, err := d.edgeClient(edge).Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if told := response.Header.Get("X-Holdfast-Epoch"); told != strconv.FormatInt(epoch, 10) {
+		return fmt.Errorf("it answers %d for epoch %q, and %d is current", response.StatusCode, told, epoch)
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("it answers %d", response.StatusCode)
+	}
+	return nil
+}
+
+// edgeClient dials one edge whatever the name is. Edges with certificates of a public issuer are trusted as well.
+func (d duties) edgeClient(edge string) *http.Client {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	roots.AddCert(d.keys.Authority.Certificate)
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, network, edge)
+	}
+	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DialContext: dial, DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+	}}
+}
+
+// tell sends a communication of a recovery plan: a webhook for an address that is a URL, and for every other the
+// record, which is what the status page and the audit show. It may be repeated; receivers know it by its id.
+func (d duties) tell(ctx context.Context, call op.Call) (json.RawMessage, error) {
+	var args step.TellArgs
+	if err := json.Unmarshal(call.Step.Args, &args); err != nil {
+		return nil, fmt.Errorf("read arguments of step %s: %w", call.Step.ID, err)
+	}
+	for _, to := range args.To {
+		if !strings.HasPrefix(to, "https://") && !strings.HasPrefix(to, "http://") {
+			continue
+		}
+		if err := post(ctx, to, call.OrderID(), args); err != nil {
+			return nil, problem.Wrap(err, problem.Unavailable, "holdfast op show "+call.Operation.ID, "%s was not told that %s", args.Audience, args.Event)
+		}
+	}
+	err := d.db.Tx(ctx, func(ctx context.Context, tx db.Tx) error {
+		return d.audit.Append(access.With(ctx, access.System()), tx, audit.Entry{Verb: "tell " + args.Audience, Object: "operation/" + call.Operation.ID, Detail: args})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(map[string]any{"told": args.To})
+}
+
+func post(ctx context.Context, url, id string, args step.TellArgs) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	body, err := json.Marshal(args)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Idempotency-Key", id)
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 64<<10)) // only the status counts
+	if response.StatusCode/100 != 2 {
+		return fmt.Errorf("%s answered %s", url, response.Status)
+	}
+	return nil
+}
