@@ -12,6 +12,7 @@ func commands() []*cobra.Command {
 		validateCommand(),
 		explainCommand(),
 		schemaCommand(),
+		agentCommand(),
 		edgeCommand(),
 		auditCommand(),
 	}

@@ -1,0 +1,118 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+
+	"holdfast/internal/fleet"
+	"holdfast/internal/link"
+	"holdfast/internal/problem"
+	"holdfast/internal/vault/serve"
+)
+
+// VaultSettings is how a node with role vault keeps repositories for others.
+type VaultSettings struct {
+	Listen string // host:port of its SFTP listener; "" = port 7422 of the node's address
+	Dir    string // where the repositories lie; "" = vault/ in the data directory
+}
+
+// VaultPort is where a vault listens unless told otherwise.
+const VaultPort = "7422"
+
+// vaultPart serves the repositories of a vault to the nodes that the server's grants name.
+type vaultPart struct {
+	key ssh.PublicKey
+
+	mu     sync.Mutex // guards the rest
+	addr   string
+	grants map[string]map[string]serve.Rights // key in authorized_keys form -> instance -> rights
+}
+
+// vault opens the vault of this node, when that is a role of it.
+func (p *nodeProcess) vault(context.Context) error {
+	if !slices.Contains(p.Self.Roles, fleet.RoleVault) {
+		return nil
+	}
+	v := &vaultPart{key: p.config.Identity.HostKey.PublicKey()}
+	p.config.Settings.Grants = v.Grants
+	p.config.Facts = append(p.config.Facts, v.Facts)
+	p.runs = append(p.runs, v.listener(p.Agent, p.config.Identity.HostKey, p.spool.Changed).Run)
+	return nil
+}
+
+func (v *vaultPart) listener(a Agent, hostKey ssh.Signer, changed func()) *serve.Listener {
+	l := &serve.Listener{Addr: a.Vault.Listen, Root: a.Vault.Dir, HostKey: hostKey, Authorize: v.authorize, Log: a.Log.With(slog.String("part", "vault"))}
+	if l.Addr == "" {
+		l.Addr = net.JoinHostPort(a.Self.Address, VaultPort)
+	}
+	if l.Root == "" {
+		l.Root = filepath.Join(a.Dir, "vault")
+	}
+	l.Ready = func(at net.Addr) {
+		v.mu.Lock()
+		v.addr = at.String()
+		v.mu.Unlock()
+		changed()
+	}
+	return l
+}
+
+// Grants replaces who may do what; logins that stand keep what they were given.
+func (v *vaultPart) Grants(_ context.Context, setting link.GrantsSetting) error {
+	grants, err := grantsOf(setting)
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.grants = grants
+	return nil
+}
+
+// grantsOf reads a setting; rights on one repository add up.
+func grantsOf(setting link.GrantsSetting) (map[string]map[string]serve.Rights, error) {
+	all := map[string]map[string]serve.Rights{}
+	for _, g := range setting.Grants {
+		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(g.Key))
+		if err != nil {
+			return nil, problem.Wrap(err, problem.Invalid, "", "grants were not taken: the key for instance %s cannot be read", g.Instance)
+		}
+		of := all[authorized(key)]
+		if of == nil {
+			of = map[string]serve.Rights{}
+			all[authorized(key)] = of
+		}
+		rights := of[g.Instance]
+		rights.Write = rights.Write || g.Rights == "write"
+		rights.Read = rights.Read || g.Rights == "read"
+		of[g.Instance] = rights
+	}
+	return all, nil
+}
+
+// authorized is a key in the form of an authorized_keys file.
+func authorized(key ssh.PublicKey) string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+}
+
+// authorize gives a node its rights on the one repository that it logs in for.
+func (v *vaultPart) authorize(instance string, key ssh.PublicKey) (serve.Grant, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	rights, ok := v.grants[authorized(key)][instance]
+	return serve.Grant{Prefix: instance, Rights: rights}, ok
+}
+
+// Facts tells where the vault listens and by which key it is known.
+func (v *vaultPart) Facts(_ context.Context, facts *fleet.NodeFacts) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	facts.VaultAddr, facts.VaultKey = v.addr, authorized(v.key)
+}

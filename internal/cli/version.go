@@ -1,0 +1,20 @@
+package cli
+
+import "runtime/debug"
+
+// buildVersion is the version that the toolchain stamped, or the commit of a build from source.
+func buildVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" && len(setting.Value) >= 12 {
+			return "commit " + setting.Value[:12]
+		}
+	}
+	return "devel"
+}
