@@ -168,20 +168,20 @@ func (p *nodeProcess) remember(ctx context.Context) error {
 	return p.spool.Event(ctx, link.Event{Kind: "journal_moved", Note: "the journal was damaged and is kept as " + moved})
 }
 
-// emit keeps an event. An event that cannot be kept is a fact that is lost, so it is tried again until the agent stops.
-func (p *nodeProcess) emit(ctx context.Context) func(link.Event) {
+// emit keeps an event.
+func (p *nodeProcess) emit(ctx context.Context) func(link.Event) error {
+	return func(event link.Event) error {
+		defer p.spool.Changed()
+		return p.spool.Event(ctx, event)
+	}
+}
+
+// note keeps an event that nobody offers again: a failure is at least logged.
+func (p *nodeProcess) note(ctx context.Context) func(link.Event) {
+	emit := p.emit(ctx)
 	return func(event link.Event) {
-		for {
-			err := p.spool.Event(ctx, event)
-			if err == nil || agent.Broken(err) || ctx.Err() != nil {
-				p.spool.Changed()
-				return
-			}
-			p.Log.Error("event was not kept; trying again", "kind", event.Kind, "error", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
+		if err := emit(event); err != nil {
+			p.Log.Error("event was not kept", "kind", event.Kind, "note", event.Note, "error", err)
 		}
 	}
 }
@@ -194,7 +194,8 @@ func (p *nodeProcess) stacks(ctx context.Context) error {
 	}
 	stack, err := agent.NewStack(agent.StackConfig{
 		Data: p.Dir, Node: p.Self.Node, Address: p.Self.Address, Engines: choices, Ports: p.Ports, Limits: p.Limits,
-		Seal: p.config.Identity.Unseal, Emit: p.emit(ctx), Log: p.Log,
+		Seal: p.config.Identity.Unseal, ReplyTo: p.config.Identity.ReplyTo, Stores: openStore(p.config.Identity.SSH),
+		Emit: p.emit(ctx), Changed: p.spool.Changed, Log: p.Log,
 	})
 	if err != nil {
 		return err
@@ -209,7 +210,7 @@ func (p *nodeProcess) engines(ctx context.Context) (choices []agent.EngineChoice
 	for _, name := range p.Engines {
 		switch name {
 		case "exec":
-			engine := exec.New(exec.Config{Node: p.Self.Node, Address: p.Self.Address, Emit: p.emit(ctx)})
+			engine := exec.New(exec.Config{Node: p.Self.Node, Address: p.Self.Address, Emit: p.note(ctx)})
 			p.closes = append(p.closes, engine.Close)
 			choices = append(choices, agent.EngineChoice{Name: name, Engine: engine})
 		default:

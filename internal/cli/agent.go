@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/app"
+	"holdfast/internal/config"
 	"holdfast/internal/fleet"
 	"holdfast/internal/problem"
 )
@@ -29,9 +30,13 @@ func agentCommand() *cobra.Command {
 		Use:   "agent --server URL --data DIR [--join TOKEN]",
 		Short: "Run the node's process: it dials the server, does signed orders, and reports",
 		Long: "The agent only dials out. The first start joins with a token (holdfast join-token create), which is spent once;\n" +
-			"later starts need none. What it runs for customers goes on while it is stopped, restarted or upgraded.",
+			"later starts need none. What it runs for customers goes on while it is stopped, restarted or upgraded.\n" +
+			"Every flag can be set by its variable, such as HOLDFAST_SERVER or HOLDFAST_DATA.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := config.FromEnvironment(cmd.Flags(), os.LookupEnv); err != nil {
+				return err
+			}
 			if err := f.check(); err != nil {
 				return err
 			}
@@ -39,7 +44,7 @@ func agentCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			f.Log, f.Version = log, buildVersion()
+			f.Log, f.Version = log, version()
 			return app.RunAgent(cmd.Context(), f.Agent)
 		},
 	}
@@ -51,7 +56,7 @@ func (f *agentFlags) bind(cmd *cobra.Command) {
 	name, _ := os.Hostname() // "" is refused below, in words
 	flags := cmd.Flags()
 	flags.StringVar(&f.Self.Server, "server", "", "URL of the server, https://HOST:PORT")
-	flags.StringVar(&f.Token, "join", os.Getenv("HOLDFAST_JOIN"), "join token; better in the variable HOLDFAST_JOIN, which other users cannot see")
+	flags.StringVar(&f.Token, "join", "", "join token; better in the variable HOLDFAST_JOIN, which other users cannot see")
 	flags.StringVar(&f.Dir, "data", "", "data directory of the node")
 	flags.StringVar(&f.Self.Node, "node", strings.ToLower(name), "name of the node")
 	flags.StringVar(&f.Self.Site, "site", "", "site that the node stands in")

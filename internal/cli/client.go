@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"os"
-	"runtime/debug"
 	"text/tabwriter"
 	"time"
 
@@ -68,13 +67,4 @@ func when(at time.Time) string {
 		return "-"
 	}
 	return at.Local().Format("2006-01-02 15:04:05")
-}
-
-// version is the binary's, as the Go toolchain stamped it.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
 }

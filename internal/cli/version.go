@@ -2,8 +2,8 @@ package cli
 
 import "runtime/debug"
 
-// buildVersion is the version that the toolchain stamped, or the commit of a build from source.
-func buildVersion() string {
+// version is the binary's: what the toolchain stamped, or the commit of a build from source.
+func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
