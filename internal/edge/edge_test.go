@@ -376,7 +376,7 @@ func TestSwapsUnderLoad(t *testing.T) {
 	e := start(t, nil)
 	a, b := backend(t, says("here")), backend(t, says("here"))
 	e.apply(routeTo("acme", 1, a))
-	load := newLoad(e, 4)
+	load := newLoad(e, 2)
 	for i := range 1000 {
 		place := []string{a, b}[i%2]
 		e.apply(routeTo("acme", int64(i+2), place), routeTo(fmt.Sprintf("other%d", i), 1, a))

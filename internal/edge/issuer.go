@@ -1,15 +1,17 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3"
@@ -21,11 +23,13 @@ type issuer struct {
 	cache  *certmagic.Cache
 	config *certmagic.Config
 	acme   *certmagic.ACMEIssuer
-	known  func(host string) bool
+
+	mu    sync.Mutex
+	hosts map[string]bool // whose certificates are kept
 }
 
 // newIssuer gives nil when no directory is set. Keys, accounts and certificates are kept in DIR/acme.
-func newIssuer(settings Settings, known func(host string) bool) (*issuer, error) {
+func newIssuer(settings Settings) (*issuer, error) {
 	if settings.ACME.Directory == "" {
 		return nil, nil
 	}
@@ -33,21 +37,21 @@ func newIssuer(settings Settings, known func(host string) bool) (*issuer, error)
 	if err != nil {
 		return nil, err
 	}
-	i := &issuer{known: known}
+	i := &issuer{hosts: map[string]bool{}}
 	i.cache = certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return i.config, nil },
 		Logger:           zap.NewNop(),
 	})
 	i.config = certmagic.New(i.cache, certmagic.Config{
-		Storage:  &certmagic.FileStorage{Path: filepath.Join(settings.Dir, "acme")},
-		OnDemand: &certmagic.OnDemandConfig{DecisionFunc: i.decide},
-		Logger:   zap.NewNop(),
-		OnEvent:  func(_ context.Context, event string, data map[string]any) error { return i.tell(settings, event, data) },
+		Storage: &certmagic.FileStorage{Path: filepath.Join(settings.Dir, "acme")},
+		Logger:  zap.NewNop(),
+		OnEvent: func(_ context.Context, event string, data map[string]any) error { return i.tell(settings, event, data) },
 	})
 	i.acme = certmagic.NewACMEIssuer(i.config, certmagic.ACMEIssuer{
 		CA: settings.ACME.Directory, TestCA: settings.ACME.Directory, Email: settings.ACME.Email, Agreed: true,
 		TrustedRoots: roots, Logger: zap.NewNop(),
-		AltHTTPPort: portOf(settings.Plain), AltTLSALPNPort: portOf(settings.Listen),
+		DisableHTTPChallenge: settings.Plain == "", DisableTLSALPNChallenge: settings.Listen == "",
+		ListenHost: hostOf(settings), AltHTTPPort: portOf(settings.Plain), AltTLSALPNPort: portOf(settings.Listen),
 	})
 	i.config.Issuers = []certmagic.Issuer{i.acme}
 	return i, nil
@@ -68,15 +72,14 @@ func rootsOf(file string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-var errUnknownHost = errors.New("no route has this host")
-
-// decide lets a handshake ask for a certificate only for hosts that have a route, so that nobody can spend the
-// issuer's limits with made-up names.
-func (i *issuer) decide(_ context.Context, name string) error {
-	if !i.known(name) {
-		return errUnknownHost
+// hostOf is the host that the edge listens on. The issuer's library sees by it that the ports are taken, by us, and
+// leaves the challenges to our listeners.
+func hostOf(settings Settings) string {
+	host, _, err := net.SplitHostPort(cmp.Or(settings.Listen, settings.Plain))
+	if err != nil {
+		return ""
 	}
-	return nil
+	return host
 }
 
 func (i *issuer) tell(settings Settings, event string, data map[string]any) error {
@@ -86,18 +89,42 @@ func (i *issuer) tell(settings Settings, event string, data map[string]any) erro
 	return nil
 }
 
-// manage asks in the background for the certificates of hosts that no file covers, before the first client does.
+// manage keeps, in the background, the certificates of exactly those hosts that no file covers. Only hosts with a
+// route are asked for, so that nobody can spend the issuer's limits with made-up names.
 func (i *issuer) manage(ctx context.Context, hosts []string, covered func(string) bool) error {
 	if i == nil {
 		return nil
 	}
-	wanted := slices.DeleteFunc(slices.Clone(hosts), func(host string) bool {
-		return covered(host) || !certmagic.SubjectQualifiesForCert(host)
-	})
-	if err := i.config.ManageAsync(ctx, wanted); err != nil {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	wanted := map[string]bool{}
+	var fresh []string
+	for _, host := range hosts {
+		if covered(host) || !certmagic.SubjectQualifiesForCert(host) {
+			continue
+		}
+		if wanted[host] = true; !i.hosts[host] {
+			fresh = append(fresh, host)
+		}
+	}
+	var gone []certmagic.SubjectIssuer
+	for host := range i.hosts {
+		if !wanted[host] {
+			gone = append(gone, certmagic.SubjectIssuer{Subject: host})
+		}
+	}
+	i.hosts = wanted
+	i.cache.RemoveManaged(gone)
+	if err := i.config.ManageAsync(ctx, fresh); err != nil {
 		return fmt.Errorf("ask for certificates: %w", err)
 	}
 	return nil
+}
+
+func (i *issuer) keeps(host string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.hosts[hostName(host)]
 }
 
 func (i *issuer) protocols() []string {
@@ -112,7 +139,7 @@ func challenge(hello *tls.ClientHelloInfo) bool {
 }
 
 func (i *issuer) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if i == nil || (!i.known(hello.ServerName) && !challenge(hello)) {
+	if i == nil || (!i.keeps(hello.ServerName) && !challenge(hello)) {
 		return nil, nil
 	}
 	return i.config.GetCertificate(hello)

@@ -89,7 +89,7 @@ func newServer(ctx context.Context, settings Settings) (*Server, error) {
 	s.checks = newChecker(settings.Health, s.turned)
 	s.proxy = newProxy(settings, s.current, s.log.add)
 	s.certs = newCertificates(filepath.Join(settings.Dir, "certs"), settings.Log)
-	if s.issuer, err = newIssuer(settings, func(host string) bool { t, _ := s.current(); return t.find(host) != nil }); err != nil {
+	if s.issuer, err = newIssuer(settings); err != nil {
 		return nil, err
 	}
 	return s, nil
