@@ -17,7 +17,7 @@ var flow = []string{
 	"fleet",
 	"step", "plan",
 	"approval", "op",
-	"metric", "logs", "link", "check", "names", "edge", "agent", "observe", "backup",
+	"metric", "logs", "link", "check", "names", "edge", "agent", "observe", "apply", "backup",
 	"alert",
 	"notify", "oncall", "incident", "statuspage",
 	"recovery", "evidence",

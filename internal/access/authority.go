@@ -160,3 +160,29 @@ func first(names []string) string {
 }
 
 func (a *Authority) privateKey() ([]byte, error) { return x509.MarshalECPrivateKey(a.key) }
+
+// IssueRequested signs a DER PKCS#10 request for the DNS names it asks for, when all of them are allowed, and returns
+// the chain: the certificate and the authority's.
+func (a *Authority) IssueRequested(request []byte, allowed func(name string) bool, now time.Time, life time.Duration) ([][]byte, error) {
+	public, err := requestedKey(request)
+	if err != nil {
+		return nil, err
+	}
+	csr, err := x509.ParseCertificateRequest(request)
+	if err != nil {
+		return nil, problem.Wrap(err, problem.Invalid, "", "certificate request cannot be read")
+	}
+	for _, name := range csr.DNSNames {
+		if !allowed(name) {
+			return nil, problem.New(problem.Denied, "", "no certificate for %s: the name is not served here", name)
+		}
+	}
+	if len(csr.DNSNames) == 0 {
+		return nil, problem.New(problem.Invalid, "", "certificate request names nothing")
+	}
+	der, err := a.IssueNames(public, csr.DNSNames, now, life)
+	if err != nil {
+		return nil, err
+	}
+	return [][]byte{der, a.Certificate.Raw}, nil
+}

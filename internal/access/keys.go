@@ -33,6 +33,9 @@ func (k *Keys) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(secret.Mask))
 // OrderKey signs orders and settings; see package step.
 func (k *Keys) OrderKey() ed25519.PrivateKey { return k.order }
 
+// OrderPublic is what nodes check orders and settings with.
+func (k *Keys) OrderPublic() ed25519.PublicKey { return k.order.Public().(ed25519.PublicKey) }
+
 // Custodian opens the custodian's envelopes of snapshots.
 func (k *Keys) Custodian() age.Identity { return k.custodian }
 

@@ -1,0 +1,19 @@
+-- +goose Up
+-- fleet directories that plans were made from; the newest with applied_at is what the server knows as declared
+CREATE TABLE fleet_revisions (
+    revision   TEXT PRIMARY KEY,
+    files      TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    applied_at BIGINT NOT NULL,
+    applied_by TEXT NOT NULL
+);
+CREATE INDEX fleet_revisions_applied ON fleet_revisions (applied_at);
+CREATE TABLE plans (
+    id         TEXT PRIMARY KEY,
+    revision   TEXT NOT NULL,
+    selector   TEXT NOT NULL,
+    plan       TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    created_by TEXT NOT NULL,
+    operation  TEXT NOT NULL
+);
