@@ -14,6 +14,7 @@ import (
 
 	"filippo.io/age"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"holdfast/internal/fleet"
 	"holdfast/internal/link"
@@ -23,22 +24,25 @@ import (
 
 // StackConfig is what the stacks of a node are made of. Data, Node, Engines and Seal must be given.
 type StackConfig struct {
-	Data    string                 // data directory of the node; stacks live in instances/
-	Node    string                 // name of this node
-	Address string                 // where the edge and the probes reach services; "" = 127.0.0.1
-	Engines []EngineChoice         // the first that can run a spec runs it
-	Ports   PortRange              // ports to give to services; zero = 20000 to 29999
-	Seal    age.Identity           // opens what is sealed to this node
-	Limits  Limits                 // what the node takes
-	Canary  time.Duration          // between two ticks; 0 = 2 seconds
-	Watch   time.Duration          // between two looks at a stack that is not well; a well one is looked at five times more rarely; 0 = 2 seconds
-	ReplyTo string                 // age recipient of the server: secrets on their way to it are sealed to this
-	Stores  OpenStore              // reaches a repository's store; nil = no backups here
-	Emit    func(link.Event) error // keeps an event for the server; one that could not be kept is offered again
-	Changed func()                 // the facts are no longer what was told
-	Log     *slog.Logger
-	Now     func() time.Time
-	Point   func(point string) // called between the effects of a step; tests stop there
+	Data       string                 // data directory of the node; stacks live in instances/
+	Node       string                 // name of this node
+	Address    string                 // where the edge and the probes reach services; "" = 127.0.0.1
+	Engines    []EngineChoice         // the first that can run a spec runs it
+	Ports      PortRange              // ports to give to services; zero = 20000 to 29999
+	Seal       age.Identity           // opens what is sealed to this node
+	Limits     Limits                 // what the node takes
+	Canary     time.Duration          // between two ticks; 0 = 2 seconds
+	Watch      time.Duration          // between two looks at a stack that is not well; a well one is looked at five times more rarely; 0 = 2 seconds
+	Restart    []string               // command line that starts the agent again after a fault that killed it
+	Keeper     []string               // command that keeps a fault, "holdfast undo-timer"; the fault's file is appended
+	Management []string               // addresses that a cut always allows: the server's, at least
+	ReplyTo    string                 // age recipient of the server: secrets on their way to it are sealed to this
+	Stores     OpenStore              // reaches a repository's store; nil = no backups here
+	Emit       func(link.Event) error // keeps an event for the server; one that could not be kept is offered again
+	Changed    func()                 // the facts are no longer what was told
+	Log        *slog.Logger
+	Now        func() time.Time
+	Point      func(point string) // called between the effects of a step; tests stop there
 }
 
 // EngineChoice is an engine of the node.
@@ -64,6 +68,7 @@ type Limits struct {
 // What must not be lost is in active.json, replaced in one piece; all else can be made again from an order.
 type Stack struct {
 	cfg   StackConfig
+	lock  *os.File // held while this agent works on the directory
 	ports *portBook
 	awake chan struct{} // closed once what ran before was found again
 	ring  chan struct{} // something may have to be started
@@ -78,12 +83,16 @@ func NewStack(cfg StackConfig) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
+	lock, err := lockData(cfg.Data)
+	if err != nil {
+		return nil, err
+	}
 	ports, err := openPortBook(filepath.Join(cfg.Data, "ports.json"), cfg.Ports, cfg.Node)
 	if err != nil {
 		return nil, err
 	}
 	s := &Stack{
-		cfg: cfg, ports: ports, instances: map[string]*instance{},
+		cfg: cfg, lock: lock, ports: ports, instances: map[string]*instance{},
 		awake: make(chan struct{}), ring: make(chan struct{}, 1), // size 1: one ring is enough, a second says nothing new
 	}
 	return s, s.load()
@@ -122,6 +131,19 @@ func checkStackConfig(cfg StackConfig) (StackConfig, error) {
 	return cfg, nil
 }
 
+// lockData keeps a second agent away from the directory; the lock ends with the process.
+func lockData(dir string) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, "stacks.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock data directory: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(problem.New(problem.Busy, "end the other agent, or give this one a directory of its own",
+			"stacks in %s not taken up: another agent works there", dir), lock.Close())
+	}
+	return lock, nil
+}
+
 func (s *Stack) load() error {
 	dirs, err := os.ReadDir(filepath.Join(s.cfg.Data, "instances"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -142,6 +164,7 @@ func (s *Stack) load() error {
 
 // Run finds what still runs, keeps the canary and watches every stack, until ctx ends. What runs then goes on.
 func (s *Stack) Run(ctx context.Context) error {
+	defer s.lock.Close()
 	s.wake(ctx)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.tickLoop(ctx) })
@@ -151,6 +174,7 @@ func (s *Stack) Run(ctx context.Context) error {
 
 // wake adopts what an earlier agent left running and closes the account of what no longer runs.
 func (s *Stack) wake(ctx context.Context) {
+	s.resumeFaults()
 	s.each(func(inst *instance) {
 		if err := inst.wake(ctx); err != nil {
 			s.cfg.Log.Error("find what ran", "instance", inst.name, "error", err)
@@ -221,6 +245,9 @@ func (s *Stack) Do(ctx context.Context, order step.Order, progress Progress) (js
 	if progress == nil {
 		progress = func(string, int64, int64) {}
 	}
+	if aboutFault(order.Step.Kind) {
+		return s.doFault(ctx, order)
+	}
 	inst, err := s.instance(order.Step.Instance)
 	if err != nil {
 		return nil, err
@@ -259,6 +286,10 @@ func (s *Stack) Done(ctx context.Context, order step.Order) (json.RawMessage, bo
 	if err := s.wait(ctx); err != nil {
 		return nil, false, err
 	}
+	if aboutFault(order.Step.Kind) {
+		done, err := s.faultDone(order)
+		return nil, done, err
+	}
 	inst, err := s.instance(order.Step.Instance)
 	if err != nil {
 		return nil, false, err
@@ -286,6 +317,10 @@ func (s *Stack) Done(ctx context.Context, order step.Order) (json.RawMessage, bo
 	}
 	body, err := json.Marshal(result)
 	return body, true, err
+}
+
+func aboutFault(kind step.Kind) bool {
+	return kind == step.Arm || kind == step.Fire || kind == step.Undo
 }
 
 // wait holds steps back until the node knows what it runs.

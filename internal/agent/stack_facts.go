@@ -25,6 +25,7 @@ func (s *Stack) Facts(_ context.Context, facts *fleet.NodeFacts) {
 	facts.Address = s.cfg.Address
 	facts.Capacity = s.Capacity()
 	facts.Instances = s.Instances()
+	facts.Faults = append(facts.Faults, s.faults()...)
 }
 
 // Instances tells what was last seen of every instance that has a slot here.

@@ -111,7 +111,7 @@ func (n *node) start() {
 			return disk.Open(filepath.Join(n.dir, "vault")), nil
 		},
 		Limits: agent.Limits{MemoryMB: 1000, MaxInstances: 2}, Canary: 20 * time.Millisecond, Watch: 20 * time.Millisecond,
-		Emit:  n.emit,
+		Emit: n.emit, Keeper: []string{os.Args[0], "undo-timer"}, Management: []string{"192.0.2.7"},
 		Point: func(point string) { n.point(point) },
 	})
 	if err != nil {
@@ -260,7 +260,9 @@ func (n *node) facts(instance string) fleet.InstanceFacts { return n.stack.Insta
 func (n *node) awaitState(instance string, state fleet.InstanceState) fleet.InstanceFacts {
 	n.Helper()
 	agenttest.Await(n.T, func() bool { return n.facts(instance).State == state },
-		func() string { return fmt.Sprintf("%s on %s is not %s: %+v", instance, n.name, state, n.facts(instance)) })
+		func() string {
+			return fmt.Sprintf("%s on %s is not %s: %+v", instance, n.name, state, n.facts(instance))
+		})
 	return n.facts(instance)
 }
 

@@ -16,6 +16,7 @@ func (s *Stack) watchLoop(ctx context.Context) error {
 	ticker := time.NewTicker(s.cfg.Watch)
 	defer ticker.Stop()
 	for {
+		s.resumeFaults()
 		s.each(func(inst *instance) { inst.watch(ctx) })
 		select {
 		case <-ctx.Done():
@@ -73,7 +74,7 @@ func (i *instance) shouldStart(rec record) bool {
 	defer i.mu.Unlock()
 	now := i.stack.cfg.Now()
 	return i.fresh && rec.mayServe(i.stack.cfg.Node) && rec.Lease.Node == i.stack.cfg.Node &&
-		(i.seen[rec.Slot].running() == 0 || !rec.Serving) && !now.Before(i.nextTry)
+		(i.seen[rec.Slot].running() == 0 || !rec.Serving) && !now.Before(i.nextTry) && !i.stack.held()
 }
 
 // start brings the active slot up again. It is skipped while a step changes the instance.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/internal/agent"
 )
 
 // note is the content of run/SERVICE.REPLICA.pid: "PID START BOOT HASH". A PID of 0 means that a start was begun;
@@ -145,7 +147,7 @@ func adopt(path string) (*process, note) {
 
 // adoptMarked finds the leader that was started just before the agent could write its number down.
 func adoptMarked(path string, n note) (*process, note) {
-	for _, pid := range marked(runMark(path)) {
+	for _, pid := range agent.Marked(runMark(path)) {
 		if group, err := syscall.Getpgid(pid); err != nil || group != pid {
 			continue
 		}
@@ -171,7 +173,7 @@ func startTime(ticks uint64) time.Time {
 
 // sweep ends what dead services left behind: children that outlived their leader while no agent watched.
 func sweep(path string) {
-	for _, pid := range marked(runMark(path)) {
+	for _, pid := range agent.Marked(runMark(path)) {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it ended by itself, or is a new process of ours gone the same way
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,27 +29,6 @@ func started(pid int) (ticks uint64, alive bool) {
 	}
 	ticks, err = strconv.ParseUint(fields[19], 10, 64)
 	return ticks, err == nil
-}
-
-// marked lists live processes whose first environment holds entry, such as "HOLDFAST_RUN=/...": what was started
-// for one replica and whatever that started in turn. Processes of other users are not seen.
-func marked(entry string) []int {
-	environs, err := filepath.Glob("/proc/[0-9]*/environ")
-	if err != nil {
-		return nil
-	}
-	var pids []int
-	for _, path := range environs {
-		environ, err := os.ReadFile(path)
-		if err != nil || !bytes.Contains(append([]byte{0}, environ...), append([]byte("\x00"+entry), 0)) {
-			continue
-		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		if _, alive := started(pid); err == nil && alive {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }
 
 // residentMB is the memory that a process and its descendants hold.

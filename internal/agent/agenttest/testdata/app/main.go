@@ -42,7 +42,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "it cannot be done")
 		os.Exit(3)
 	case "hang":
-		select {}
+		for {
+			time.Sleep(time.Hour)
+		}
 	case "append": // append FILE TEXT
 		appendLine(os.Args[2], os.Args[3])
 	}
