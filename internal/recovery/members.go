@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"holdfast/internal/fleet"
+	"holdfast/internal/observe"
 )
 
 // World is everything that a plan is held against, at one moment.
@@ -122,7 +123,7 @@ func estimate(instance string, w World) time.Duration {
 }
 
 // staleAfter is how old a node's last word may be before recovery does not count on the node.
-const staleAfter = 2 * time.Minute
+const staleAfter = 2 * observe.Silent
 
 // Rooms are the nodes that the plan may rebuild on, seen lately and outside what is lost, headroom taken off.
 func Rooms(plan fleet.RecoveryPlan, w World, members int) []Room {

@@ -33,7 +33,7 @@ type Runner struct {
 }
 
 // pollEvery is what a missed ring costs, and how often deadlines are looked at.
-const pollEvery = 500 * time.Millisecond
+const pollEvery = 250 * time.Millisecond
 
 // Run moves open runs until ctx ends.
 func (r *Runner) Run(ctx context.Context) error {
@@ -46,22 +46,24 @@ func (r *Runner) Run(ctx context.Context) error {
 		if err != nil {
 			r.Log.Error("drills were not looked at", "err", err)
 		}
-		if open == 0 && err == nil {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-ring:
-				continue
-			case <-time.After(10 * pollEvery):
-				continue
-			}
-		}
-		select {
-		case <-ctx.Done():
+		if open == 0 && err == nil && !rests(ctx, ring, 10*pollEvery) {
 			return nil
-		case <-time.After(pollEvery):
+		}
+		if !rests(ctx, nil, pollEvery) {
+			return nil
 		}
 	}
+}
+
+// rests waits for the ring or the pause, and tells whether ctx still lives.
+func rests(ctx context.Context, ring <-chan struct{}, pause time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-ring:
+	case <-time.After(pause):
+	}
+	return true
 }
 
 // Pass moves every open run as far as it can go now, and tells how many are open.
@@ -538,9 +540,13 @@ func (r *Runner) stillAnswers(ctx context.Context, run Run) ([]Finding, error) {
 	if len(alive) == 0 {
 		return nil, nil
 	}
-	return []Finding{{Broken, "still-answers", "recoveryplan/" + run.Plan.Name,
+	found := Finding{Warning, "still-answers", "recoveryplan/" + run.Plan.Name,
 		fmt.Sprintf("outside probes still get good answers from %d of %d instances in %s: %s", len(alive), len(run.Members), run.Plan.Lost, strings.Join(alive, ", ")),
-		"if they are to be moved all the same: holdfast recover " + run.Plan.Name + " --force"}}, nil
+		"if they are to be moved all the same: holdfast recover " + run.Plan.Name + " --force"}
+	if 2*len(alive) > len(run.Members) {
+		found.Severity = Broken
+	}
+	return []Finding{found}, nil
 }
 
 // Start begins a run: it lints, refuses what would fail, and writes the run down. The actor is the context's.

@@ -12,6 +12,9 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"path"
+	"reflect"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -21,6 +24,7 @@ import (
 	"holdfast/internal/api"
 	"holdfast/internal/audit"
 	"holdfast/internal/db"
+	"holdfast/internal/recovery"
 	"holdfast/internal/secret"
 )
 
@@ -35,6 +39,8 @@ type Parts struct {
 	Version string
 	Ready   func(ctx context.Context) error // why the server cannot serve now; nil = it can
 	Mounts  []Mount                         // the agent link and the web
+
+	Recovery *recovery.Runner // drills and recoveries; nil leaves their routes out
 }
 
 // Mount is a handler of its own under a path: "/" or "/holdfast.link/".
@@ -59,6 +65,9 @@ func New(parts Parts) http.Handler {
 	s.tokens()
 	s.joinTokens()
 	s.audit()
+	if parts.Recovery != nil {
+		s.drills()
+	}
 	for _, m := range parts.Mounts {
 		if !m.Machine {
 			mux.Handle(m.Path, m.Handler)
@@ -72,7 +81,20 @@ func apiConfig(version string) huma.Config {
 	config := huma.DefaultConfig("Holdfast", version)
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "/api/openapi", "", ""
 	config.CreateHooks = nil
+	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	return config
+}
+
+// schemaName tells apart types of one name: an Event of package op is OpEvent. Those of package api are named as they are.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if home := path.Base(t.PkgPath()); home != "." && home != "api" {
+		return strings.ToUpper(home[:1]) + home[1:] + name
+	}
+	return name
 }
 
 // outer wraps the whole: machines' mounts first, then for everybody else the refusal of requests that another site
