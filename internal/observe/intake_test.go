@@ -91,6 +91,16 @@ func TestIntakeIsWholeOrNotAtAll(t *testing.T) {
 	})
 }
 
+func TestAProberInTroubleSaysNothing(t *testing.T) {
+	n := sift("p1", 0, []link.Report{
+		{Seq: 1, Result: &link.Result{Check: "edge", Instance: "acme", Inconclusive: true}},
+		{Seq: 2, Result: &link.Result{Check: "edge", Instance: "acme"}},
+	})
+	if n.last != 2 || len(n.results) != 1 || n.results[0].Inconclusive {
+		t.Errorf("kept %+v", n)
+	}
+}
+
 func TestFactsOfASilentNodeAreUnknown(t *testing.T) {
 	d := dbtest.Open(t)
 	ctx := context.Background()

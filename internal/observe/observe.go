@@ -73,6 +73,7 @@ func sift(node string, through int64, reports []link.Report) (n news) {
 			n.facts = r.Facts
 		case r.Update != nil:
 			n.updates = append(n.updates, *r.Update)
+		case r.Result != nil && r.Result.Inconclusive: // the prober was in trouble: it says nothing of the instance
 		case r.Result != nil:
 			n.results = append(n.results, *r.Result)
 		case r.Event != nil:
