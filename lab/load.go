@@ -28,6 +28,7 @@ type Write struct {
 // Customer writes to one instance through the edge, steadily, and remembers what was acknowledged.
 type Customer struct {
 	Instance string
+	Site     string // where the instance lives at first
 	url      string
 	client   *http.Client
 	mu       sync.Mutex
@@ -35,17 +36,21 @@ type Customer struct {
 	refused  int
 }
 
-// NewCustomer makes a customer of instance, which the edge at edgeAddr serves as host. roots may be nil for plain HTTP.
-func NewCustomer(instance, host, edgeAddr string, roots *x509.CertPool) *Customer {
-	scheme := "http"
-	if roots != nil {
-		scheme = "https"
-	}
+// Connect gives the customer a way in: the edge at edgeAddr, which serves the instance as host.
+func (c *Customer) Connect(host, edgeAddr string, roots *x509.CertPool) {
 	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, network, edgeAddr)
 	}
 	transport := &http.Transport{DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: host}, MaxIdleConnsPerHost: 4}
-	return &Customer{Instance: instance, url: scheme + "://" + host, client: &http.Client{Transport: transport, Timeout: 5 * time.Second}}
+	c.url, c.client = "https://"+host, &http.Client{Transport: transport, Timeout: 5 * time.Second}
+}
+
+// WaitServes waits until the instance answers through the edge.
+func (c *Customer) WaitServes(ctx context.Context, within time.Duration) error {
+	return Until(ctx, within, 100*time.Millisecond, "serve "+c.Instance, func() (bool, string) {
+		err := c.Serves(ctx)
+		return err == nil, fmt.Sprint(err)
+	})
 }
 
 // Seed writes documents and files until that many are acknowledged.

@@ -29,13 +29,13 @@ type siteView struct {
 
 // notice waits until the outside probes' verdict is that the site is lost.
 func (d *demo) notice(ctx context.Context) error {
-	return lab.Until(ctx, 60*time.Second, 200*time.Millisecond, "notice the loss of "+lostSite, func() (bool, string) {
+	return lab.Until(ctx, 60*time.Second, 200*time.Millisecond, "notice the loss of "+lab.SiteA, func() (bool, string) {
 		var sites []siteView
 		if err := d.lab.JSON(ctx, &sites, "get", "sites"); err != nil {
 			return false, err.Error()
 		}
 		for _, s := range sites {
-			if s.Site == lostSite && s.Suspected {
+			if s.Site == lab.SiteA && s.Suspected {
 				d.say("%s: %s", s.Site, s.Why)
 				return true, ""
 			}
@@ -46,7 +46,7 @@ func (d *demo) notice(ctx context.Context) error {
 
 // recover runs the plan with one command and waits for its end.
 func (d *demo) recover(ctx context.Context) error {
-	out, err := d.holdfast(ctx, "recover", "lose-"+lostSite, "--yes", "-o", "json")
+	out, err := d.holdfast(ctx, "recover", "lose-"+lab.SiteA, "--yes", "-o", "json")
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
@@ -105,10 +105,7 @@ func (d *demo) verify(ctx context.Context) error {
 func (d *demo) verifyAll(ctx context.Context, began map[string]time.Time) (lab.Found, error) {
 	var total lab.Found
 	var mu sync.Mutex
-	err := d.each(func(c customer) error {
-		if c.site != lostSite {
-			return nil
-		}
+	err := lab.Each(d.lab.In(lab.SiteA), func(c *lab.Customer) error {
 		found, err := c.Verify(ctx, began[c.Instance])
 		mu.Lock()
 		defer mu.Unlock()
@@ -131,11 +128,11 @@ type nodeCopies struct {
 
 // comeBack starts the dead site's agents again, over the data they had, and waits until each of its copies is fenced.
 func (d *demo) comeBack(ctx context.Context) error {
-	if err := d.lab.ReturnSite(lostSite); err != nil {
+	if err := d.lab.ReturnSite(lab.SiteA); err != nil {
 		return err
 	}
-	want := len(d.lost())
-	err := lab.Until(ctx, 60*time.Second, 200*time.Millisecond, "fence the copies of "+lostSite, func() (bool, string) {
+	want := len(d.lab.In(lab.SiteA))
+	err := lab.Until(ctx, 60*time.Second, 200*time.Millisecond, "fence the copies of "+lab.SiteA, func() (bool, string) {
 		fenced, err := d.fenced(ctx)
 		return err == nil && fenced == want, fmt.Sprintf("%d of %d are fenced; %v", fenced, want, err)
 	})
@@ -143,7 +140,7 @@ func (d *demo) comeBack(ctx context.Context) error {
 		return err
 	}
 	d.say("%d stale copies hold their data, serve nothing, and offer it for salvage", want)
-	return d.each(func(c customer) error { return c.Serves(ctx) })
+	return lab.Each(d.lab.Customers, func(c *lab.Customer) error { return c.Serves(ctx) })
 }
 
 func (d *demo) fenced(ctx context.Context) (int, error) {
@@ -153,7 +150,7 @@ func (d *demo) fenced(ctx context.Context) (int, error) {
 	}
 	count := 0
 	for _, n := range nodes {
-		if !strings.HasPrefix(n.Node, lostSite) {
+		if !strings.HasPrefix(n.Node, lab.SiteA) {
 			continue
 		}
 		for _, i := range n.Instances {

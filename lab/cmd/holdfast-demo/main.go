@@ -37,6 +37,9 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := os.RemoveAll(*dir); err != nil {
+		return fmt.Errorf("empty %s: %w", *dir, err)
+	}
 	d, err := newDemo(*dir, bin, *instances)
 	if err != nil {
 		return err
