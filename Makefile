@@ -10,7 +10,8 @@ ONCE     ?=
 
 build: ## the programs, into bin/
 	@echo "build: compiling holdfast (the first time takes a few minutes on two cores)"
-	@$(GO) build -o $(BIN)/ ./cmd/... ./examples/notes/cmd/... ./lab/cmd/...
+	@$(GO) build -o $(BIN)/ ./cmd/holdfast ./examples/notes/cmd/... ./lab/cmd/...
+	@$(GO) build -tags slim -o $(BIN)/ ./cmd/holdfast-agent
 
 demo: build ## the whole loop on this machine, without root: make demo [INSTANCES=12] [ONCE=1] [OUT=scorecard.json]
 	@$(BIN)/holdfast-demo -instances $(INSTANCES) $(if $(ONCE),-once) $(if $(OUT),-out $(OUT))
