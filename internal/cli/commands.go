@@ -16,6 +16,8 @@ func commands() []*cobra.Command {
 		schemaCommand(),
 		agentCommand(),
 		edgeCommand(),
+		recoverCommand(),
+		drillCommand(),
 		auditCommand(),
 	}
 }

@@ -1,10 +1,18 @@
 package recovery
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 )
+
+// WriteJSON writes scorecard.json.
+func WriteJSON(w io.Writer, c Scorecard) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(c)
+}
 
 // WriteMarkdown writes the scorecard for a logbook or a ticket.
 func WriteMarkdown(w io.Writer, c Scorecard) error {

@@ -594,7 +594,7 @@ func refuse(order Order, draft Draft) error {
 	var list problem.List
 	for _, f := range draft.Findings {
 		if f.Severity == Broken {
-			list = append(list, problem.New(problem.Invalid, f.Hint, "%s was not started: %s: %s", titled(order.Kind), f.Object, f.Message))
+			list = append(list, problem.New(problem.Invalid, f.Hint, "%s %s was not started: %s: %s", order.Kind, order.Plan, f.Object, f.Message))
 		}
 	}
 	if len(list) > 0 && order.Kind == Real && len(draft.Assignments) > 0 {
