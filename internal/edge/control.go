@@ -145,6 +145,7 @@ func (s *Server) listenControl(failed chan<- error) (*http.Server, error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, fmt.Errorf("protect control socket: %w", err)
 	}
+	s.open = append(s.open, listener)
 	server := &http.Server{Handler: s.control(), ReadHeaderTimeout: 5 * time.Second}
 	go func() { failed <- ignoreClosed(server.Serve(listener)) }()
 	return server, nil

@@ -521,6 +521,39 @@ func TestRestartServesTheLastRoutes(t *testing.T) {
 	}
 }
 
+// TestTheNextEdgeDoesNotWaitForTheDrain stops an edge in the middle of an answer and starts the next one at once.
+func TestTheNextEdgeDoesNotWaitForTheDrain(t *testing.T) {
+	e := start(t, nil)
+	asked, release := make(chan struct{}), make(chan struct{})
+	e.apply(routeTo("acme", 1, backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			close(asked)
+			<-release
+		}
+		fmt.Fprint(w, "whole")
+	})))
+	slow := make(chan reply, 1)
+	go func() { slow <- e.get("acme.example.test", "/slow") }()
+	<-asked
+	if err := e.client.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	settings := edge.Defaults(e.dir)
+	settings.Plain, settings.Log = e.status.Plain, slog.New(slog.DiscardHandler)
+	until(t, "the old edge lets go", func() bool {
+		_, err := e.client.Status(t.Context())
+		return err != nil
+	})
+	next := startWith(t, settings)
+	if got := next.get("acme.example.test", "/"); got.body != "whole" {
+		t.Errorf("the next edge: %+v", got)
+	}
+	close(release)
+	if got := <-slow; got.status != 200 || got.body != "whole" {
+		t.Errorf("the answer in flight: %+v", got)
+	}
+}
+
 func TestSecondEdgeIsRefused(t *testing.T) {
 	e := start(t, nil)
 	settings := edge.Defaults(e.dir)

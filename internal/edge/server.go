@@ -32,6 +32,8 @@ type Server struct {
 	started  time.Time
 	life     context.Context
 	end      context.CancelFunc
+	unlock   func()         // lets the next edge have the directory
+	open     []net.Listener // addresses and control socket
 
 	applying sync.Mutex // one table at a time
 	mu       sync.Mutex
@@ -61,6 +63,7 @@ func Run(ctx context.Context, settings Settings) error {
 	if err != nil {
 		return err
 	}
+	s.unlock = unlock
 	return errors.Join(s.serve(), s.close())
 }
 
@@ -75,7 +78,7 @@ func lock(dir string) (unlock func(), err error) {
 		_ = file.Close() // the lock error is the one to tell
 		return nil, problem.Wrap(err, problem.Busy, "holdfast edge status --data "+dir, "no edge was started: another one serves %s", dir)
 	}
-	return func() { _ = file.Close() }, nil // the process ends with it
+	return sync.OnceFunc(func() { _ = file.Close() }), nil // closing a file that nothing was written to
 }
 
 func newServer(ctx context.Context, settings Settings) (*Server, error) {
@@ -160,6 +163,7 @@ func (s *Server) listenOn(address string, encrypted bool, handler http.Handler, 
 	if err != nil {
 		return nil, "", problem.Wrap(err, problem.Conflict, "choose a free address: holdfast edge --listen ADDR", "the edge does not listen on %s", address)
 	}
+	s.open = append(s.open, listener)
 	bound := listener.Addr().String()
 	limited := netutil.LimitListener(stallListener{listener, s.settings.Limits.Stall}, s.settings.Limits.Connections)
 	server := s.httpServer(handler)
@@ -183,7 +187,7 @@ func (s *Server) httpServer(handler http.Handler) *http.Server {
 }
 
 func ignoreClosed(err error) error {
-	if errors.Is(err, http.ErrServerClosed) {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return err
@@ -217,8 +221,14 @@ func portOf(address string) int {
 	return number
 }
 
-// drain stops taking requests, waits for those in flight, and then cuts what is left, such as WebSockets.
+// drain stops taking requests and lets the next edge have the addresses and the directory at once; then it waits for
+// the exchanges in flight, and cuts what is left, such as WebSockets.
 func (s *Server) drain(servers []*http.Server) error {
+	var failed error
+	for _, listener := range s.open {
+		failed = errors.Join(failed, listener.Close())
+	}
+	s.unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.life), 10*time.Second)
 	defer cancel()
 	var group sync.WaitGroup
@@ -230,7 +240,7 @@ func (s *Server) drain(servers []*http.Server) error {
 		})
 	}
 	group.Wait()
-	return nil
+	return failed
 }
 
 func (s *Server) close() error {
