@@ -20,7 +20,9 @@ type endpoint struct {
 	inFlight atomic.Int64
 	usable   atomic.Bool // mirrors health.up, read by every request
 
-	withdrawn context.Context // ends when the drain of a withdrawn endpoint ends
+	listed    context.Context // ends when no table has it any more: it is asked no more
+	unlist    context.CancelFunc
+	withdrawn context.Context // ends when its drain ends too: exchanges with it are cut
 	withdraw  context.CancelFunc
 	recheck   chan struct{} // wakes the checker at once
 
@@ -36,6 +38,7 @@ func newEndpoint(key endpointKey, r link.Route) *endpoint {
 	}
 	e.usable.Store(true)
 	e.withdrawn, e.withdraw = context.WithCancel(context.Background())
+	e.listed, e.unlist = context.WithCancel(e.withdrawn)
 	return e
 }
 

@@ -299,12 +299,13 @@ func (s *Server) apply(routes []link.Route) Applied {
 	defer s.applying.Unlock()
 	began := time.Now()
 	now, _ := s.current()
-	next, gone := s.dir.build(now, routes, func(e *endpoint) { go s.checks.watch(e.withdrawn, e) })
+	next, gone := s.dir.build(now, routes, func(e *endpoint) { go s.checks.watch(e.listed, e) })
 	s.mu.Lock()
 	s.table, s.applied = next, time.Now()
 	s.announce()
 	s.mu.Unlock()
 	for _, e := range gone {
+		e.unlist()
 		time.AfterFunc(s.settings.Limits.DrainWait, e.withdraw)
 	}
 	if err := s.issuer.manage(s.life, next.hosts(), func(host string) bool { return s.certs.forName(host) != nil }); err != nil {
