@@ -15,6 +15,7 @@ func commands() []*cobra.Command {
 		explainCommand(),
 		schemaCommand(),
 		agentCommand(),
+		undoTimerCommand(),
 		edgeCommand(),
 		recoverCommand(),
 		drillCommand(),
