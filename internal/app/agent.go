@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/agent"
+	"holdfast/internal/agent/docker"
 	"holdfast/internal/agent/exec"
 	"holdfast/internal/check"
 	"holdfast/internal/edge"
@@ -192,7 +193,12 @@ func (p *nodeProcess) stacks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the program of the agent: %w", err)
+	}
 	stack, err := agent.NewStack(agent.StackConfig{
+		Keeper: []string{self, "undo-timer"}, Restart: append([]string{self}, os.Args[1:]...), Management: management(ctx, p.Self.Server),
 		Data: p.Dir, Node: p.Self.Node, Address: p.Self.Address, Engines: choices, Ports: p.Ports, Limits: p.Limits,
 		Seal: p.config.Identity.Unseal, ReplyTo: p.config.Identity.ReplyTo, Stores: openStore(p.config.Identity.SSH),
 		Emit: p.emit(ctx), Changed: p.spool.Changed, Log: p.Log,
@@ -206,6 +212,26 @@ func (p *nodeProcess) stacks(ctx context.Context) error {
 	return nil
 }
 
+// management is every address of the server, which a cut of this node's network always allows.
+func management(ctx context.Context, server string) []string {
+	at, err := url.Parse(server)
+	if err != nil {
+		return nil
+	}
+	addresses, err := net.DefaultResolver.LookupHost(ctx, at.Hostname())
+	if err != nil {
+		return nil // a cut then says that it is given no way to manage the node
+	}
+	return addresses
+}
+
+// warn logs what could not be closed.
+func (p *nodeProcess) warn(what string, err error) {
+	if err != nil {
+		p.Log.Warn(what+" was not closed", "error", err)
+	}
+}
+
 func (p *nodeProcess) engines(ctx context.Context) (choices []agent.EngineChoice, err error) {
 	for _, name := range p.Engines {
 		switch name {
@@ -213,8 +239,15 @@ func (p *nodeProcess) engines(ctx context.Context) (choices []agent.EngineChoice
 			engine := exec.New(exec.Config{Node: p.Self.Node, Address: p.Self.Address, Emit: p.note(ctx)})
 			p.closes = append(p.closes, engine.Close)
 			choices = append(choices, agent.EngineChoice{Name: name, Engine: engine})
+		case "docker":
+			engine, err := docker.New(ctx, docker.Config{Node: p.Self.Node, Address: p.Self.Address, Emit: p.note(ctx), Log: p.Log})
+			if err != nil {
+				return nil, err
+			}
+			p.closes = append(p.closes, func() { p.warn("docker engine", engine.Close()) })
+			choices = append(choices, agent.EngineChoice{Name: name, Engine: engine, Contained: true})
 		default:
-			return nil, problem.New(problem.Usage, "--engine exec", "the agent did not start: there is no engine %q", name)
+			return nil, problem.New(problem.Usage, "--engine exec,docker", "the agent did not start: there is no engine %q", name)
 		}
 	}
 	return choices, nil
