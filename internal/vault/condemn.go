@@ -3,8 +3,8 @@ package vault
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"path"
 	"time"
 )
 
@@ -18,25 +18,42 @@ type condemnation struct {
 
 // condemned gives for each condemned pack when it was.
 func (r *Repository) condemned(ctx context.Context) (map[string]time.Time, error) {
+	out := map[string]time.Time{}
+	err := r.eachCondemnation(ctx, func(_ Object, c condemnation) {
+		for _, p := range c.Packs {
+			if was, known := out[p]; !known || c.Time.Before(was) {
+				out[p] = c.Time
+			}
+		}
+	})
+	return out, err
+}
+
+// condemnedLists notes the lists themselves, which go when their packs are gone.
+func (r *Repository) condemnedLists(ctx context.Context, s *pruneState) error {
+	return r.eachCondemnation(ctx, func(o Object, c condemnation) {
+		s.lists = append(s.lists, condemnedList{o, c.Packs})
+	})
+}
+
+func (r *Repository) eachCondemnation(ctx context.Context, see func(Object, condemnation)) error {
 	all, err := r.store.List(ctx, pruneFolder)
 	if err != nil {
-		return nil, fmt.Errorf("list condemned packs: %w", err)
+		return fmt.Errorf("list condemned packs: %w", err)
 	}
-	out := map[string]time.Time{}
 	for _, o := range all {
 		body, err := r.readNamed(ctx, o.Name)
+		if errors.Is(err, ErrNotFound) {
+			continue // its packs are gone, and it went with them
+		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		var c condemnation
 		if err := json.Unmarshal(body, &c); err != nil {
-			return nil, fmt.Errorf("%s: %w: %w", o.Name, ErrDamaged, err)
+			return fmt.Errorf("%s: %w: %w", o.Name, ErrDamaged, err)
 		}
-		for _, p := range c.Packs {
-			if was, known := out[path.Base(p)]; !known || c.Time.Before(was) {
-				out[path.Base(p)] = c.Time
-			}
-		}
+		see(o, c)
 	}
-	return out, nil
+	return nil
 }

@@ -165,7 +165,9 @@ func TestBrokenUploadIsRemoved(t *testing.T) {
 	f := newFixture(t)
 	here, there := net.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- serve.Serve(there, f.root, serve.Grant{Prefix: "acme", Rights: serve.Rights{Write: true}}) }()
+	go func() {
+		done <- serve.Serve(there, f.root, serve.Grant{Prefix: "acme", Rights: serve.Rights{Write: true}})
+	}()
 	c, err := sftp.NewClientPipe(here, here)
 	if err != nil {
 		t.Fatal(err)
