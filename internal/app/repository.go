@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/problem"
 	"holdfast/internal/vault"
 	"holdfast/internal/vault/disk"
+	"holdfast/internal/vault/mount"
 	"holdfast/internal/vault/s3"
 	"holdfast/internal/vault/serve"
 	"holdfast/internal/vault/sftp"
@@ -201,5 +202,7 @@ type VaultGrant = serve.Grant
 // VaultRights are what a grant allows.
 type VaultRights = serve.Rights
 
-// VaultListener is an SSH server for repositories; it needs no system sshd and no root.
-type VaultListener = serve.Listener
+// MountVault shows snapshots as a read-only file system at dir until ctx ends.
+func MountVault(ctx context.Context, dir string, snapshots []vault.SnapshotInfo, open mount.Open, ready func()) error {
+	return mount.Run(ctx, dir, snapshots, open, ready)
+}

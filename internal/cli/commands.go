@@ -19,6 +19,7 @@ func commands() []*cobra.Command {
 		edgeCommand(),
 		recoverCommand(),
 		drillCommand(),
+		vaultCommand(),
 		auditCommand(),
 	}
 }
