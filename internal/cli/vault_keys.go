@@ -1,3 +1,5 @@
+//go:build !slim
+
 package cli
 
 import (
@@ -52,7 +54,7 @@ func keysCreateCommand(f *vaultFlags) *cobra.Command {
 			if err := giveSecret(cmd.Context(), cmd, pair, secret, pipe); err != nil {
 				return err
 			}
-			if err := writeNew(public, []byte(pair.Public), 0o644); err != nil {
+			if err := writeNewFile(public, []byte(pair.Public), 0o644); err != nil {
 				return err
 			}
 			made := map[string]string{"fingerprint": pair.Fingerprint, "public": public, "secret": secret + pipe}
@@ -75,7 +77,7 @@ func giveSecret(ctx context.Context, cmd *cobra.Command, pair vault.KeyPair, fil
 		return err
 	}
 	if file != "" {
-		return writeNew(file, pair.Secret(), 0o600)
+		return writeNewFile(file, pair.Secret(), 0o600)
 	}
 	run := exec.CommandContext(ctx, "sh", "-c", command)
 	run.Stdin, run.Stdout, run.Stderr = strings.NewReader(string(pair.Secret())), cmd.ErrOrStderr(), cmd.ErrOrStderr()
@@ -85,8 +87,8 @@ func giveSecret(ctx context.Context, cmd *cobra.Command, pair vault.KeyPair, fil
 	return nil
 }
 
-// writeNew writes a file that is not there yet.
-func writeNew(file string, body []byte, mode os.FileMode) error {
+// writeNewFile writes a file that is not there yet.
+func writeNewFile(file string, body []byte, mode os.FileMode) error {
 	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, os.ErrExist) {
 		return problem.New(problem.Conflict, "name another file", "%s was not written: it exists", file)
@@ -108,7 +110,7 @@ func keysCustodianCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := writeNew(args[0], []byte(identity+"\n"), 0o600); err != nil {
+			if err := writeNewFile(args[0], []byte(identity+"\n"), 0o600); err != nil {
 				return err
 			}
 			return show(cmd, map[string]string{"recipient": recipient, "identity": args[0]}, func() error {
