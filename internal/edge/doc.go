@@ -67,7 +67,7 @@ type ACME struct {
 func (s Settings) withDefaults() Settings {
 	s.Limits = s.Limits.withDefaults()
 	s.Health = s.Health.withDefaults()
-	if absolute, err := filepath.Abs(s.Dir); err == nil {
+	if absolute, err := filepath.Abs(s.Dir); err == nil && s.Dir != "" {
 		s.Dir = absolute
 	}
 	if s.Log == nil {
