@@ -98,6 +98,7 @@ type NodeEvent struct {
 	Kind     string    `json:"kind"` // serving_started, serving_stopped, fenced, boot, fault_fired, undo_fired, ...
 	Instance string    `json:"instance,omitempty"`
 	Epoch    int64     `json:"epoch,omitempty"`
+	Note     string    `json:"note,omitempty"`
 	At       time.Time `json:"at"`
 }
 

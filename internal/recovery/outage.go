@@ -163,14 +163,15 @@ func watched(results []ProbeResult, from, to time.Time) bool {
 	return len(results) > 0 && to.Sub(last) <= 3*max(results[len(results)-1].Interval, time.Second)
 }
 
-// faultSpan finds when the fault happened: exactly, from the nodes that fired it, or else between the last good and
-// the first bad answer of the outage that had begun when the recovery was declared.
+// faultSpan finds when the fault happened: exactly, from the nodes that fired it. A drill whose nodes have not come
+// back to say so has it between the order and the first bad answer; a real loss between the last good and the first
+// bad answer of the outage that had begun when the recovery was declared.
 func faultSpan(in Input) (Span, bool) {
-	if at, ok := first(in.Events, EventFired); ok {
+	if at, ok := firedAt(in); ok {
 		return Span{at, at}, true
 	}
 	if in.Kind == Drill {
-		return Span{}, false
+		return betweenOrderAndAnswer(in)
 	}
 	declared, ok := first(in.Events, EventDeclared)
 	if !ok {
@@ -184,6 +185,30 @@ func faultSpan(in Input) (Span, bool) {
 		}
 	}
 	return span, !span.To.IsZero()
+}
+
+// firedAt is the earliest moment at which a node says that it fired.
+func firedAt(in Input) (time.Time, bool) {
+	at, ok := first(in.Events, EventFired)
+	for _, e := range in.NodeEvents {
+		if in.Kind == Drill && e.Kind == NodeFaultFired && (!ok || e.At.Before(at)) {
+			at, ok = e.At, true
+		}
+	}
+	return at, ok
+}
+
+func betweenOrderAndAnswer(in Input) (Span, bool) {
+	ordered, ok := first(in.Events, EventFiring)
+	if !ok {
+		return Span{}, false
+	}
+	for _, r := range inTime(in.Results, ordered) {
+		if !r.OK {
+			return Span{ordered, r.At}, true
+		}
+	}
+	return Span{}, false
 }
 
 // turned finds the last good result before the outage that lasted at the moment at, and its first bad one.

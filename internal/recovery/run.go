@@ -161,16 +161,17 @@ func arming(r Run, f Facts, now time.Time) Move {
 	return Move{}
 }
 
-// firing takes a node's own event, or the done step, as the word that it fired. A node that is cut off in firing
-// may say so only later.
+// firing takes a node's own event, or the done step, as the word that it fired. A fault that kills the agent, or cuts
+// it off, keeps the node from saying so until it is back: then the probes say it, or the silence after the order does.
+// Only when every node has said that it did not fire has nothing happened.
 func firing(r Run, f Facts, now time.Time) Move {
 	fired := firedOn(r, f)
-	silent := without(r.Nodes, fired)
-	settled := len(silent) == 0 || f.Fire.Ended || now.Sub(r.Since) > fireWithin
+	_, seen := Detect(r.Members, f.Results, r.Plan.Normal, faultBegan(f.Events))
+	settled := len(without(r.Nodes, fired)) == 0 || seen || f.Fire.Ended || now.Sub(r.Since) > fireWithin
 	switch {
 	case !settled:
 		return Move{}
-	case len(fired) == 0:
+	case len(fired) == 0 && len(without(r.Nodes, didNot(f.Fire))) == 0:
 		return Move{Phase: Undoing, End: Failed, Why: "no node fired the fault", Cancel: unless(f.Fire.Ended, r.Operations.Fire)}
 	}
 	return Move{Phase: Detecting, Events: onEach(EventFired, fired, r.Nodes), Cancel: unless(f.Fire.Ended, r.Operations.Fire)}
@@ -179,16 +180,35 @@ func firing(r Run, f Facts, now time.Time) Move {
 // firedOn is when each node fired.
 func firedOn(r Run, f Facts) map[string]time.Time {
 	fired := endsOn(f.Fire, step.Fire)
-	for node, at := range saidOn(f.NodeEvents, NodeFaultFired, r.StartedAt) {
+	for node, at := range saidOn(f.NodeEvents, NodeFaultFired) {
 		fired[node] = at
 	}
 	return fired
 }
 
+// didNot are the nodes that said no.
+func didNot(p Progress) map[string]time.Time {
+	not := map[string]time.Time{}
+	for _, s := range p.Steps {
+		if s.State == step.Failed || s.State == step.Refused {
+			not[s.Node] = s.EndedAt
+		}
+	}
+	return not
+}
+
+// faultBegan is when the first node fired, or when it was ordered to as long as none has said.
+func faultBegan(events []Event) time.Time {
+	if at, ok := first(events, EventFired); ok {
+		return at
+	}
+	at, _ := first(events, EventFiring)
+	return at
+}
+
 // detecting waits for the outside probes. Only what they see declares the recovery.
 func detecting(r Run, f Facts, now time.Time) Move {
-	from, _ := first(f.Events, EventFired)
-	if at, seen := Detect(r.Members, f.Results, r.Plan.Normal, from); seen {
+	if at, seen := Detect(r.Members, f.Results, r.Plan.Normal, faultBegan(f.Events)); seen {
 		return Move{Phase: Recovering, Submit: step.Claim, Events: []Event{{At: at, Kind: EventDetected}}}
 	}
 	if now.Sub(r.Since) > min(detectWithin, r.Fault.For) {
@@ -233,8 +253,8 @@ func have(n int) string {
 
 // stillAway lists the members that outside probes have not seen back since the fault.
 func stillAway(r Run, f Facts) []string {
-	from, fired := first(f.Events, EventFired)
-	if !fired {
+	from := faultBegan(f.Events)
+	if from.IsZero() {
 		from, _ = first(f.Events, EventDeclared)
 	}
 	var away []string
@@ -260,7 +280,7 @@ func undoing(r Run, f Facts, now time.Time) Move {
 	if len(open) == 0 {
 		return Move{Phase: Cleaning, Events: onEach(EventUndone, undone, r.Nodes)}
 	}
-	if _, fired := first(f.Events, EventFired); !fired && f.Undo.Ended {
+	if r.Operations.Fire == "" && f.Undo.Ended {
 		return Move{Phase: Cleaning}
 	}
 	if f.Undo.Ended && now.Sub(r.Since) > r.Fault.For+undoMargin {
@@ -271,7 +291,7 @@ func undoing(r Run, f Facts, now time.Time) Move {
 
 func undoneOn(r Run, f Facts) map[string]time.Time {
 	undone := endsOn(f.Undo, step.Undo)
-	for node, at := range saidOn(f.NodeEvents, NodeUndoFired, r.StartedAt) {
+	for node, at := range saidOn(f.NodeEvents, NodeUndoFired) {
 		undone[node] = at
 	}
 	return undone
@@ -299,13 +319,18 @@ func cleaning(r Run, f Facts, now time.Time) Move {
 	return m
 }
 
-// residue lists what the nodes still report of faults; heard is false until every node has reported since.
+// residue lists what the nodes still report of faults, or said of their ends; heard is false until every node has reported since.
 func residue(r Run, f Facts) (left []string, heard bool) {
 	heard = true
 	for _, node := range r.Nodes {
 		heard = heard && f.Reported[node].After(r.Since)
 		for _, fault := range f.Faults[node] {
 			left = append(left, node+": "+fault)
+		}
+	}
+	for _, e := range f.NodeEvents {
+		if e.Kind == NodeUndoFired && e.Note != "" {
+			left = append(left, e.Node+": "+e.Note)
 		}
 	}
 	return left, heard
@@ -331,10 +356,10 @@ func endsOn(p Progress, kind step.Kind) map[string]time.Time {
 }
 
 // saidOn is when each node last said that something happened to it.
-func saidOn(events []NodeEvent, kind string, from time.Time) map[string]time.Time {
+func saidOn(events []NodeEvent, kind string) map[string]time.Time {
 	said := map[string]time.Time{}
 	for _, e := range events {
-		if e.Kind == kind && !e.At.Before(from) {
+		if e.Kind == kind {
 			said[e.Node] = e.At
 		}
 	}

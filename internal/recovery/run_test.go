@@ -22,6 +22,7 @@ type model struct {
 	slow                         map[string]time.Duration // by node: how late it is in all it does
 	restores                     bool                     // the recovery brings members back
 	seen                         bool                     // probes see the fault
+	refuses                      bool                     // a node that does not, says so
 	submitted                    map[step.Kind]time.Time
 	backAt                       time.Time
 }
@@ -30,7 +31,7 @@ func drawModel(t *rapid.T) *model {
 	m := &model{
 		now: t0, submitted: map[step.Kind]time.Time{}, slow: map[string]time.Duration{},
 		armed: map[string]bool{}, fired: map[string]bool{}, heals: map[string]bool{}, returns: map[string]bool{},
-		restores: rapid.Bool().Draw(t, "restores"), seen: rapid.Bool().Draw(t, "seen"),
+		restores: rapid.Bool().Draw(t, "restores"), seen: rapid.Bool().Draw(t, "seen"), refuses: rapid.Bool().Draw(t, "refuses"),
 		run: Run{ID: "d", Kind: Drill, Phase: Arming, Since: t0, StartedAt: t0, Nodes: []string{"paris1", "paris2"}, Fault: fleet.RecoveryFault{Kind: "kill", For: 3 * time.Minute},
 			Members: []Member{{Instance: "acme", FromNode: "paris1", Epoch: 1}, {Instance: "globex", FromNode: "paris2", Epoch: 1}}},
 	}
@@ -92,6 +93,7 @@ func (m *model) order(t *rapid.T, kind step.Kind) {
 			}
 		}
 		m.run.Operations.Fire = "f"
+		m.facts.Events = append(m.facts.Events, Event{At: m.now, Kind: EventFiring})
 	case step.Claim:
 		if _, seen := first(append(m.facts.Events, Next(m.run, m.facts, m.now).Events...), EventDetected); m.run.Kind == Drill && !seen {
 			t.Fatal("recovered what the probes had not seen lost")
@@ -128,6 +130,8 @@ func (m *model) steps(kind step.Kind, does map[string]bool) Progress {
 	for _, n := range m.run.Nodes {
 		if does[n] && m.now.Sub(at) >= m.slow[n] {
 			p.Steps = append(p.Steps, StepRecord{Kind: kind, Node: n, State: step.Done, EndedAt: at.Add(m.slow[n])})
+		} else if m.refuses && m.now.Sub(at) >= m.slow[n] {
+			p.Steps = append(p.Steps, StepRecord{Kind: kind, Node: n, State: step.Refused, EndedAt: at.Add(m.slow[n])})
 		}
 	}
 	return p

@@ -323,7 +323,7 @@ func (r *Runner) facts(ctx context.Context, run Run) (Facts, error) {
 	if f.Results, err = witnesses(ctx, r.DB, run, run.StartedAt, r.DB.Now()); err != nil {
 		return f, err
 	}
-	if f.NodeEvents, err = told(ctx, r.DB, run, run.StartedAt); err != nil || run.Phase != Cleaning {
+	if f.NodeEvents, err = told(ctx, r.DB, run, run.StartedAt.Add(-before)); err != nil || run.Phase != Cleaning {
 		return f, err
 	}
 	f.Faults, f.Reported = map[string][]string{}, map[string]time.Time{}
@@ -334,7 +334,8 @@ func (r *Runner) facts(ctx context.Context, run Run) (Facts, error) {
 	return f, err
 }
 
-// before is how far back the score of a real loss looks: it began before anybody declared it.
+// before is how far back the score of a real loss looks: it began before anybody declared it. It also covers node
+// clocks that are behind.
 const before = 15 * time.Minute
 
 func names(members []Member) []string {
@@ -424,7 +425,7 @@ func (r *Runner) input(ctx context.Context, run Run, now time.Time) (Input, erro
 	if in.Results, err = witnesses(ctx, r.DB, run, since, until); err != nil {
 		return in, err
 	}
-	if in.NodeEvents, err = told(ctx, r.DB, run, since); err != nil {
+	if in.NodeEvents, err = told(ctx, r.DB, run, run.StartedAt.Add(-before)); err != nil {
 		return in, err
 	}
 	recovered, err := progress(ctx, r.DB, run.Operations.Recover)

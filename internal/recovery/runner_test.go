@@ -244,6 +244,53 @@ func kinds(t *testing.T, d *db.DB, id string) string {
 	return strings.Join(all, " ")
 }
 
+// A kill ends the agent before it can say that it fired. The probes see it, and the node says when as it comes back.
+func TestDrillThatKillsTheAgent(t *testing.T) {
+	s := newStage(t, dbtest.Open(t))
+	s.probe(true, 3)
+	run, err := s.runner().Start(s.ctx(), Order{Kind: Drill, Plan: "lose-paris"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run = s.wants(run.ID, Arming)
+	s.finish(run.Operations.Arm, all)
+	s.wants(run.ID, Firing)
+	killed := s.at
+	s.probe(false, 3)
+	run = s.wants(run.ID, Recovering)
+	s.at += 20
+	s.finish(run.Operations.Recover, restore)
+	for _, a := range run.Assignments {
+		s.event(a.Node, a.Instance, 4, NodeServingStarted)
+	}
+	s.wants(run.ID, Validating)
+	s.probe(true, 3)
+	run = s.wants(run.ID, Undoing)
+	s.finish(run.Operations.Undo, func(op.Step) (any, bool) { return nil, false })
+	s.wants(run.ID, Undoing) // the fault ends by itself, later
+	card, err := s.runner().Scorecard(t.Context(), run.ID)
+	if err != nil || !card.Fault.From.Equal(sec(killed)) || !card.Fault.To.Equal(sec(killed)) || card.TwoWriterSeconds != nil {
+		t.Errorf("before the return: fault from %s to %s, two writers %v, %v", card.Fault.From, card.Fault.To, card.TwoWriterSeconds, err)
+	}
+	s.at = 600
+	s.report("paris1", link.Report{Event: &link.Event{Kind: NodeFaultFired, At: sec(killed + 0.1)}})
+	for _, a := range run.Assignments {
+		s.report("paris1", link.Report{Event: &link.Event{Kind: NodeServingStopped, Instance: a.Instance, Epoch: 3, At: sec(killed)}})
+		s.event("paris1", a.Instance, 3, NodeFenced)
+	}
+	s.report("paris1", link.Report{Event: &link.Event{Kind: NodeUndoFired, Note: "rule drop-all is still there", At: sec(599)}})
+	s.wants(run.ID, Cleaning)
+	s.at += 121
+	run = s.wants(run.ID, Failed)
+	if want := "the fault left something behind: paris1: rule drop-all is still there"; run.Why != want {
+		t.Errorf("why %q, want %q", run.Why, want)
+	}
+	card, err = s.runner().Scorecard(t.Context(), run.ID)
+	if want := []string{run.Why}; err != nil || !slices.Equal(card.Reasons, want) || !card.Fault.From.Equal(sec(killed+0.1)) {
+		t.Errorf("fault from %s, reasons %q, %v", card.Fault.From, card.Reasons, err)
+	}
+}
+
 func TestDrillThatIsNotAcknowledgedFiresNothing(t *testing.T) {
 	s := newStage(t, dbtest.Open(t))
 	run, err := s.runner().Start(s.ctx(), Order{Kind: Drill, Plan: "lose-paris"})

@@ -64,15 +64,18 @@ func middle(gaps []time.Duration) time.Duration {
 	return gaps[len(gaps)/2]
 }
 
-// told reads what nodes said of the run's members, and what happened on its nodes.
+// told reads what nodes said of the run's members, and what happened on its nodes; the faults of other drills are
+// left out.
 func told(ctx context.Context, in bun.IDB, run Run, since time.Time) ([]NodeEvent, error) {
 	seen, err := observe.EventsOf(ctx, in, names(run.Members), nodesOf(run), since)
 	if err != nil {
 		return nil, err
 	}
-	events := make([]NodeEvent, len(seen))
-	for i, e := range seen {
-		events[i] = NodeEvent{Node: e.Node, Kind: e.Kind, Instance: e.Instance, Epoch: e.Epoch, At: e.At}
+	var events []NodeEvent
+	for _, e := range seen {
+		if drill := e.Labels["drill"]; drill == "" || drill == run.ID {
+			events = append(events, NodeEvent{Node: e.Node, Kind: e.Kind, Instance: e.Instance, Epoch: e.Epoch, Note: e.Note, At: e.At})
+		}
 	}
 	slices.SortStableFunc(events, func(a, b NodeEvent) int { return cmp.Compare(a.At.UnixNano(), b.At.UnixNano()) })
 	return events, nil
