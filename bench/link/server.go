@@ -102,10 +102,9 @@ func (s *server) cpu() (time.Duration, error) {
 	}
 	_, rest, _ := strings.Cut(string(raw), ") ")
 	var user, system int64
-	var skip string
 	fields := strings.Fields(rest)
 	if _, err := fmt.Sscan(strings.Join(fields[11:13], " "), &user, &system); err != nil {
-		return 0, fmt.Errorf("read processor time%s: %w", skip, err)
+		return 0, fmt.Errorf("read processor time: %w", err)
 	}
 	return time.Duration(user+system) * (time.Second / 100), nil // in clock ticks of 10 ms
 }

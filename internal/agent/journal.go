@@ -58,6 +58,9 @@ func openJournal(ctx context.Context, path string) (*Journal, error) {
 	query := url.Values{"_txlock": {"immediate"}, "_pragma": {
 		"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "cache_size(-512)",
 	}}
+	if err := private(path); err != nil {
+		return nil, err
+	}
 	conn, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+query.Encode())
 	if err != nil {
 		return nil, fmt.Errorf("open journal %s: %w", path, err)
@@ -68,6 +71,15 @@ func openJournal(ctx context.Context, path string) (*Journal, error) {
 		return nil, errors.Join(err, conn.Close())
 	}
 	return j, nil
+}
+
+// private makes the file before SQLite does, so that it and what SQLite puts beside it are its owner's alone.
+func private(path string) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("open journal: %w", err)
+	}
+	return file.Close()
 }
 
 // prepare checks the file and brings it to this version.

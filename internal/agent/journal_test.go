@@ -253,6 +253,20 @@ func TestADamagedJournalIsMovedAside(t *testing.T) {
 	}
 }
 
+func TestTheJournalIsItsOwnersAlone(t *testing.T) {
+	dir := t.TempDir()
+	j := openTestJournal(t, dir)
+	if _, err := j.Take(t.Context(), orderOf("x", nil), nil, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"journal.db", "journal.db-wal"} {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+	}
+}
+
 func TestAJournalOfANewerBinaryIsNotOpened(t *testing.T) {
 	dir := t.TempDir()
 	j := openTestJournal(t, dir)

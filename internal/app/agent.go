@@ -95,7 +95,7 @@ func (p *nodeProcess) run(ctx context.Context) error {
 	group.Go(func() error { return core.Run(ctx) })
 	p.Log.Info("agent started", "node", p.Self.Node, "version", p.Version, "server", p.Self.Server)
 	err = group.Wait()
-	p.Log.Info("agent stopped", "node", p.Self.Node, "error", err)
+	p.Log.Info("agent stopped", "node", p.Self.Node)
 	return err
 }
 
