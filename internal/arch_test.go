@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -33,6 +35,32 @@ var never = []struct {
 	{"vault", []string{"*"}, "the way back must work when the control plane is gone"},
 	{"plan", []string{"db"}, "a plan is a pure function of fleet and inventory"},
 	{"agent", []string{"plan", "approval", "op", "alert", "oncall", "incident", "server", "web"}, "a node obeys orders, it decides nothing"},
+}
+
+// slim lists the files of cli and app that a node needs. Every other file there begins with //go:build !slim, so that
+// cmd/holdfast-agent stays small.
+var slim = []string{
+	"cli/agent.go", "cli/edge.go", "cli/root.go", "cli/undotimer.go", "cli/version.go", "cli/commands_slim.go",
+	"app/agent.go", "app/doc.go", "app/edge.go", "app/stores.go", "app/vault.go",
+}
+
+func TestNodesGetOnlyWhatTheyNeed(t *testing.T) {
+	for _, room := range []string{"cli", "app"} {
+		files, err := filepath.Glob(room + "/*.go")
+		if err != nil || len(files) == 0 {
+			t.Fatalf("list %s: %v", room, err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			left := strings.HasPrefix(string(text), "//go:build !slim\n")
+			if !left && !strings.HasSuffix(file, "_test.go") && !slices.Contains(slim, filepath.ToSlash(file)) {
+				t.Errorf("%s: begin it with //go:build !slim and an empty line; if a node needs it, put it into the list slim", file)
+			}
+		}
+	}
 }
 
 type goPackage struct {
