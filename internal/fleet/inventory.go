@@ -122,4 +122,5 @@ type Placement struct {
 	Release  string    `json:"release"` // last applied
 	Retired  bool      `json:"retired"`
 	Since    time.Time `json:"since"`
+	Booted   bool      `json:"booted"` // it has been up at least once, here or elsewhere: there is data to lose
 }

@@ -26,11 +26,12 @@ type placementRow struct {
 	Retired       bool
 	Since         db.Time
 	Former        db.JSON[[]string]
+	Booted        bool
 }
 
 func (r placementRow) placement() fleet.Placement {
 	return fleet.Placement{
-		Instance: r.Instance, Node: r.Node, Site: r.Site, Epoch: r.Epoch, Slot: r.Slot, Spec: r.Spec, Release: r.Release, Retired: r.Retired, Since: r.Since.Time,
+		Instance: r.Instance, Node: r.Node, Site: r.Site, Epoch: r.Epoch, Slot: r.Slot, Spec: r.Spec, Release: r.Release, Retired: r.Retired, Since: r.Since.Time, Booted: r.Booted,
 	}
 }
 
@@ -119,7 +120,7 @@ func Moves(ctx context.Context, in bun.IDB) (n int64, err error) {
 
 // applied records what now runs in the active slot of an instance.
 func applied(ctx context.Context, tx db.Tx, instance, node, slot, spec, release string) error {
-	_, err := tx.NewRaw("UPDATE placements SET spec = ?, release = ? WHERE instance = ? AND node = ? AND slot = ?", spec, release, instance, node, slot).Exec(ctx)
+	_, err := tx.NewRaw("UPDATE placements SET spec = ?, release = ?, booted = ? WHERE instance = ? AND node = ? AND slot = ?", spec, release, true, instance, node, slot).Exec(ctx)
 	if err != nil {
 		return fmt.Errorf("record what runs of %s: %w", instance, err)
 	}

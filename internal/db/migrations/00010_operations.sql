@@ -95,7 +95,8 @@ CREATE TABLE instance_leases (
 );
 CREATE INDEX instance_leases_operation ON instance_leases (operation);
 
--- placements: where each instance's one writer is, and at which epoch. former lists the nodes that held it before.
+-- placements: where each instance's one writer is, and at which epoch. former lists the nodes that held it before;
+-- booted is true once it has ever been up, so that there is data to lose.
 CREATE TABLE placements (
     instance TEXT PRIMARY KEY,
     node     TEXT NOT NULL,
@@ -106,7 +107,8 @@ CREATE TABLE placements (
     release  TEXT NOT NULL,
     retired  BOOLEAN NOT NULL,
     since    BIGINT NOT NULL,
-    former   TEXT NOT NULL
+    former   TEXT NOT NULL,
+    booted   BOOLEAN NOT NULL DEFAULT FALSE
 );
 
 -- specs: every rendered spec that an operation was given, by fingerprint, so that routes and backups can be derived.
