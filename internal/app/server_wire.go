@@ -56,6 +56,18 @@ func (s *Server) wire() (parts, error) {
 		return parts{}, err
 	}
 
+	loops := []Loop{
+		{"operations", orders.Run}, {"settings", settings.Run}, {"drills", runner.Run},
+		{"scheduled backups", backup.Scheduler{DB: s.db, Log: s.log}.Run},
+	}
+	if s.settings.DNS != "" {
+		kept, err := s.names(observer)
+		if err != nil {
+			return parts{}, err
+		}
+		loops = append(loops, Loop{"DNS names", kept.Run})
+	}
+
 	gate := s.gate()
 	gate.Intake = observer.Intake
 	gate.Listening = func(ctx context.Context, session link.Session) { courier.greet(ctx, session, settings, orders) }
@@ -63,11 +75,8 @@ func (s *Server) wire() (parts, error) {
 	path, handler := courier.link.Handler()
 	return parts{
 		mounts: []server.Mount{{Path: path, Handler: handler, Machine: true}, {Path: "/", Handler: rooms}},
-		loops: []Loop{
-			{"operations", orders.Run}, {"settings", settings.Run}, {"drills", runner.Run},
-			{"scheduled backups", backup.Scheduler{DB: s.db, Log: s.log}.Run},
-		},
-		drain: courier.link.Close,
+		loops:  loops,
+		drain:  courier.link.Close,
 	}, nil
 }
 

@@ -25,6 +25,7 @@ type Server struct {
 	Listen   string   // host:port of the one TLS port
 	Names    []string // names and addresses that the server's certificate is for, besides those of Listen and this machine
 	KeyFile  string   // file with the URL of the keeper; "" = the variable HOLDFAST_KEY
+	DNS      string   // file that says how the instances' DNS names are kept; "" = they are not
 	LogLevel string   // debug, info, warn, error
 }
 
@@ -35,6 +36,7 @@ func (s *Server) Flags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.Listen, "listen", ":8443", "host:port for the command line, the web and the agents")
 	flags.StringSliceVar(&s.Names, "name", nil, "name or address that the server is reached by, for its certificate (repeatable)")
 	flags.StringVar(&s.KeyFile, "key-file", "", "file with the key that seals secrets (or set HOLDFAST_KEY)")
+	flags.StringVar(&s.DNS, "dns", "", "file with the DNS provider that the instances' names are kept with (default: they are not kept)")
 	flags.StringVar(&s.LogLevel, "log-level", "info", "debug, info, warn or error")
 }
 

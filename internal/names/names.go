@@ -119,6 +119,12 @@ func (z *Zone) relative(host string) (string, error) {
 	return "", problem.New(problem.Invalid, "", "no name was changed: %s is not in the zone %s", host, strings.TrimSuffix(z.name, "."))
 }
 
+// Covers tells whether host is a name in the zone.
+func (z *Zone) Covers(host string) bool {
+	_, err := z.relative(host)
+	return err == nil
+}
+
 // rounds is how often the zone is brought nearer and read back; a provider that adds where it should replace needs two.
 const rounds = 3
 
