@@ -100,7 +100,7 @@ func (l *lint) names() {
 		}
 	case fleet.NodeLost:
 		if _, ok := l.world.Inventory.Nodes[l.plan.Lost]; !ok {
-			l.broken("lost-unknown", l.self(), "holdfast nodes", "there is no node %s", l.plan.Lost)
+			l.broken("lost-unknown", l.self(), "holdfast get nodes", "there is no node %s", l.plan.Lost)
 		}
 	default:
 		l.broken("scenario-unknown", l.self(), "scenario: site_lost or node_lost", "scenario %q is not known", l.plan.Scenario)
@@ -152,7 +152,7 @@ func (l *lint) targets() {
 	}
 	for _, name := range l.plan.Target.Nodes {
 		if _, ok := l.world.Inventory.Nodes[name]; !ok {
-			l.broken("target-unknown", "node/"+name, "holdfast nodes", "the plan names it as a target, and no such node has ever reported")
+			l.broken("target-unknown", "node/"+name, "holdfast get nodes", "the plan names it as a target, and no such node has ever reported")
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.world.Inventory.Nodes)) {
@@ -218,7 +218,7 @@ func (l *lint) vault(object string, newest Snapshot) {
 	vault, known := l.world.Inventory.Nodes[newest.Vault]
 	switch {
 	case !known:
-		l.broken("vault-unknown", object, "holdfast nodes", "its backups are on %q, and no such node has ever reported", newest.Vault)
+		l.broken("vault-unknown", object, "holdfast get nodes", "its backups are on %q, and no such node has ever reported", newest.Vault)
 	case gone(l.plan, vault):
 		l.broken("vault-lost", object, "set backup.vault to a vault in another site, then holdfast backup run "+object, "its backups are on %s, which is lost with %s", newest.Vault, l.plan.Lost)
 	case l.world.Now.Sub(vault.SeenAt) > staleAfter:
@@ -321,7 +321,7 @@ func faultNodes(plan fleet.RecoveryPlan, w World) []string {
 func lintFault(run Run, w World) []Finding {
 	l := &lint{plan: run.Plan, world: w}
 	if len(run.Nodes) == 0 {
-		l.broken("no-node", l.self(), "holdfast nodes", "no node of %s runs stacks, so there is nothing to inject a fault on", run.Plan.Lost)
+		l.broken("no-node", l.self(), "holdfast get nodes", "no node of %s runs stacks, so there is nothing to inject a fault on", run.Plan.Lost)
 	}
 	member := map[string]bool{}
 	for _, m := range run.Members {
