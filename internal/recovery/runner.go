@@ -304,34 +304,72 @@ func ids(g step.Graph) []string {
 	return all
 }
 
-// facts reads what Next looks at.
-func (r *Runner) facts(ctx context.Context, run Run) (Facts, error) {
-	var f Facts
-	var err error
-	o := run.Operations
-	for _, want := range []struct {
-		id   string
-		into *Progress
-	}{{o.Arm, &f.Arm}, {o.Fire, &f.Fire}, {o.Recover, &f.Recover}, {o.Undo, &f.Undo}} {
-		if *want.into, err = progress(ctx, r.DB, want.id); err != nil {
-			return f, err
-		}
-	}
+// facts reads what Next looks at in the run's phase, and no more: it is asked for several times a second while the
+// machines have better to do.
+func (r *Runner) facts(ctx context.Context, run Run) (f Facts, err error) {
 	if f.Events, err = Events(ctx, r.DB, run.ID); err != nil {
 		return f, err
 	}
-	if f.Results, err = witnesses(ctx, r.DB, run, run.StartedAt, r.DB.Now()); err != nil {
+	o := run.Operations
+	switch run.Phase {
+	case Arming:
+		f.Arm, err = progress(ctx, r.DB, o.Arm)
+	case Firing:
+		f.Fire, err = progress(ctx, r.DB, o.Fire)
+	case Recovering:
+		f.Recover.Ended, err = hasEnded(ctx, r.DB, o.Recover)
+	case Undoing, Cleaning:
+		f.Undo, err = progress(ctx, r.DB, o.Undo)
+	case Detecting, Validating, Ended, Aborted, Failed:
+	}
+	if err != nil {
 		return f, err
 	}
-	if f.NodeEvents, err = told(ctx, r.DB, run, run.StartedAt.Add(-before)); err != nil || run.Phase != Cleaning {
-		return f, err
+	return f, r.seen(ctx, run, &f)
+}
+
+// seen reads what probes and nodes said.
+func (r *Runner) seen(ctx context.Context, run Run, f *Facts) (err error) {
+	switch run.Phase {
+	case Firing, Detecting, Validating:
+		if f.Results, err = witnesses(ctx, r.DB, run, run.StartedAt, r.DB.Now()); err != nil {
+			return err
+		}
+	case Arming, Recovering, Undoing, Cleaning, Ended, Aborted, Failed:
+	}
+	switch run.Phase {
+	case Firing, Undoing, Cleaning:
+		if f.NodeEvents, err = told(ctx, r.DB, run, run.StartedAt.Add(-before)); err != nil {
+			return err
+		}
+	case Arming, Detecting, Recovering, Validating, Ended, Aborted, Failed:
+	}
+	if run.Phase == Cleaning {
+		return r.reports(ctx, run, f)
+	}
+	return nil
+}
+
+// reports reads what the nodes of the fault say of themselves now.
+func (r *Runner) reports(ctx context.Context, run Run, f *Facts) error {
+	world, err := r.world(ctx)
+	if err != nil {
+		return err
 	}
 	f.Faults, f.Reported = map[string][]string{}, map[string]time.Time{}
-	world, err := r.world(ctx)
 	for _, node := range run.Nodes {
 		f.Faults[node], f.Reported[node] = world.Inventory.Nodes[node].Faults, world.Inventory.Nodes[node].TakenAt
 	}
-	return f, err
+	return nil
+}
+
+// hasEnded tells whether an operation has; "" is one that was not ordered.
+func hasEnded(ctx context.Context, in bun.IDB, id string) (bool, error) {
+	if id == "" {
+		return false, nil
+	}
+	o, err := op.Get(ctx, in, id)
+	return o.State.Ended(), err
 }
 
 // before is how far back the score of a real loss looks: it began before anybody declared it. It also covers node
