@@ -49,6 +49,28 @@ func Begin(ctx context.Context, tx db.Tx, actor string, instances []string) (op.
 	return o, nil
 }
 
+// All lists the instances that run and name a vault.
+func All(ctx context.Context, in bun.IDB) ([]string, error) {
+	placements, err := op.Placements(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	specs, err := op.AppliedSpecs(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, instance := range slices.Sorted(maps.Keys(placements)) {
+		if !placements[instance].Retired && specs[instance].Backup.Vault != "" {
+			all = append(all, instance)
+		}
+	}
+	if len(all) == 0 {
+		return nil, problem.New(problem.NotFound, "holdfast apply -f DIR", "nothing was backed up: no instance runs that names a vault")
+	}
+	return all, nil
+}
+
 func refuseWithoutVault(s Source) error {
 	if s.Spec.Backup.Vault != "" {
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 
@@ -17,14 +18,26 @@ type Catalogue struct {
 	// KeepSecrets takes the secrets that came with a snapshot, sealed to the server, so that an instance can be booted
 	// by a server that never knew them.
 	KeepSecrets func(ctx context.Context, tx db.Tx, instance string, sealed []byte) error
+	Log         *slog.Logger // nil = slog.Default
+}
+
+// unread notes a result that makes no sense. The step stays done and the catalogue without it: an error would undo all
+// that the node reports, now and whenever it tries again.
+func (c Catalogue) unread(e op.Ending, err error) error {
+	log := c.Log
+	if log == nil {
+		log = slog.Default()
+	}
+	log.Error("result of a step was not understood", "op", e.Operation.ID, "step", e.Step.ID, "node", e.Node, "err", err)
+	return nil
 }
 
 // BackedUp adds a finished backup to the catalogue, with the envelopes and the writer key that came with it.
 func (c Catalogue) BackedUp(ctx context.Context, tx db.Tx, e op.Ending) error {
 	var args step.BackupArgs
 	var result step.BackupResult
-	if err := decode(e, &args, &result); err != nil {
-		return err
+	if err := decode(e, &args, &result); err != nil || result.Snapshot == "" {
+		return c.unread(e, err)
 	}
 	row, vault := rowOf(e, args, result), args.Spec.Backup.Vault
 	if err := putSnapshot(ctx, tx, row); err != nil {
@@ -63,8 +76,11 @@ func rowOf(e op.Ending, args step.BackupArgs, r step.BackupResult) snapshotRow {
 func (c Catalogue) Fetched(ctx context.Context, tx db.Tx, e op.Ending) error {
 	var args step.FetchArgs
 	var result step.FetchResult
-	if err := decode(e, &args, &result); err != nil || len(result.Secrets) == 0 || c.KeepSecrets == nil {
-		return err
+	if err := decode(e, &args, &result); err != nil {
+		return c.unread(e, err)
+	}
+	if len(result.Secrets) == 0 || c.KeepSecrets == nil {
+		return nil
 	}
 	return c.KeepSecrets(ctx, tx, e.Step.Instance, result.Secrets)
 }
@@ -73,8 +89,11 @@ func (c Catalogue) Fetched(ctx context.Context, tx db.Tx, e op.Ending) error {
 func (c Catalogue) Checked(ctx context.Context, tx db.Tx, e op.Ending) error {
 	var args step.SlotArgs
 	var result step.ChecksResult
-	if err := decode(e, &args, &result); err != nil || result.Required == 0 || result.Passed < result.Required {
-		return err
+	if err := decode(e, &args, &result); err != nil {
+		return c.unread(e, err)
+	}
+	if result.Required == 0 || result.Passed < result.Required {
+		return nil
 	}
 	steps, err := op.WholeOf(ctx, tx, e.Operation.ID, e.Step.Instance)
 	if err != nil {

@@ -119,8 +119,11 @@ func envelopesOf(ctx context.Context, in bun.IDB, instances ...string) (map[epoc
 	return held, nil
 }
 
-// List reads the snapshots of an instance that its vault holds, newest first.
+// List reads the snapshots of an instance that its vault holds, newest first; those of all instances with "".
 func List(ctx context.Context, in bun.IDB, instance string) ([]Snapshot, error) {
+	if instance == "" {
+		return list(ctx, in, in.NewSelect().Where("pruned_at = 0"))
+	}
 	return list(ctx, in, in.NewSelect().Where("instance = ? AND pruned_at = 0", instance), instance)
 }
 

@@ -122,6 +122,15 @@ func (o *Observer) Inventory(ctx context.Context) (fleet.Inventory, error) {
 	return inventory, nil
 }
 
+// Node reads one node's newest facts; kind NotFound when it never reported any.
+func (o *Observer) Node(ctx context.Context, node string) (fleet.NodeFacts, error) {
+	facts, err := readNode(ctx, o.DB, node)
+	if err != nil {
+		return facts, err
+	}
+	return aged(facts, o.DB.Now()), nil
+}
+
 // aged marks what cannot be known now about a node that has been silent.
 func aged(facts fleet.NodeFacts, now time.Time) fleet.NodeFacts {
 	if now.Sub(facts.SeenAt) <= Silent {

@@ -17,6 +17,7 @@ import (
 	"holdfast/internal/db"
 	"holdfast/internal/fleet"
 	"holdfast/internal/link"
+	"holdfast/internal/problem"
 )
 
 func (o *Observer) through(ctx context.Context, node string) (through int64, err error) {
@@ -109,6 +110,23 @@ func readFacts(ctx context.Context, in bun.IDB) ([]fleet.NodeFacts, error) {
 		all[i].SeenAt = seen[r.Node]
 	}
 	return all, nil
+}
+
+func readNode(ctx context.Context, in bun.IDB, node string) (fleet.NodeFacts, error) {
+	var row factsRow
+	err := in.NewSelect().Model(&row).Where("node = ?", node).Scan(ctx)
+	if errors.Is(err, sql.ErrNoRows) {
+		return fleet.NodeFacts{}, problem.New(problem.NotFound, "holdfast get nodes", "node %s has reported nothing yet", node)
+	}
+	if err != nil {
+		return fleet.NodeFacts{}, fmt.Errorf("read facts of node %s: %w", node, err)
+	}
+	var seen db.Time
+	if err := in.NewRaw("SELECT seen_at FROM node_reports WHERE node = ?", node).Scan(ctx, &seen); err != nil {
+		return fleet.NodeFacts{}, fmt.Errorf("read when node %s was heard: %w", node, err)
+	}
+	row.Facts.V.SeenAt = seen.Time
+	return row.Facts.V, nil
 }
 
 // readSeen tells when each node was last heard at all.

@@ -68,6 +68,8 @@ func New(parts Parts) http.Handler {
 	if parts.Recovery != nil {
 		s.drills()
 	}
+	s.operations()
+	s.backups()
 	for _, m := range parts.Mounts {
 		if !m.Machine {
 			mux.Handle(m.Path, m.Handler)

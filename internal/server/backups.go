@@ -1,0 +1,98 @@
+package server
+
+import (
+	"context"
+	"strings"
+
+	"holdfast/internal/access"
+	"holdfast/internal/api"
+	"holdfast/internal/audit"
+	"holdfast/internal/backup"
+	"holdfast/internal/db"
+	"holdfast/internal/observe"
+	"holdfast/internal/op"
+)
+
+func (s *Server) backups() {
+	handle(s, route{"POST", "/api/v1/backups", "run-backup", "back up", access.Operator}, s.runBackup)
+	handle(s, route{"GET", "/api/v1/snapshots", "list-snapshots", "list snapshots", access.Viewer}, func(ctx context.Context, in *ofInstance) ([]backup.Snapshot, error) {
+		return list(backup.List(ctx, s.DB, in.Instance))
+	})
+	handle(s, route{"GET", "/api/v1/sealed-snapshot", "sealed-snapshot", "open a snapshot with a recovery key", access.Operator}, s.sealedSnapshot)
+	handle(s, route{"POST", "/api/v1/restores", "restore", "restore an instance", access.Operator}, s.restore)
+}
+
+type ofInstance struct {
+	Instance string `query:"instance"`
+}
+
+func (s *Server) runBackup(ctx context.Context, in *body[api.NewBackup]) (o op.Operation, err error) {
+	err = s.DB.Tx(ctx, func(ctx context.Context, tx db.Tx) error {
+		instances := in.Body.Instances
+		if len(instances) == 0 {
+			if instances, err = backup.All(ctx, tx); err != nil {
+				return err
+			}
+		}
+		object := "instance/" + strings.Join(instances, ",")
+		if err := s.Audit.Append(ctx, tx, audit.Entry{Verb: "back up", Object: object}); err != nil {
+			return err
+		}
+		o, err = backup.Begin(ctx, tx, access.From(ctx).Name, instances)
+		return err
+	})
+	return o, err
+}
+
+// nodes is what a restore must know of the nodes.
+func (s *Server) nodes(ctx context.Context) (backup.World, error) {
+	observer := observe.Observer{DB: s.DB}
+	inventory, err := observer.Inventory(ctx)
+	return backup.World{Nodes: inventory.Nodes, Reachable: func(node string) bool {
+		return s.DB.Now().Sub(inventory.Nodes[node].SeenAt) <= observe.Silent
+	}}, err
+}
+
+type sealedFor struct {
+	Instance string `query:"instance"`
+	Snapshot string `query:"snapshot"`
+	Node     string `query:"node"`
+}
+
+func (s *Server) sealedSnapshot(ctx context.Context, in *sealedFor) (sealed backup.Sealed, err error) {
+	world, err := s.nodes(ctx)
+	if err != nil {
+		return sealed, err
+	}
+	err = s.DB.Tx(ctx, func(ctx context.Context, tx db.Tx) error {
+		snapshot, node, err := backup.Choose(ctx, tx, backup.Ask{Instance: in.Instance, Snapshot: in.Snapshot, Node: in.Node}, world)
+		if err != nil {
+			return err
+		}
+		if sealed, err = backup.ForPeople(ctx, tx, snapshot, node, world.Nodes[node].SealTo); err != nil {
+			return err
+		}
+		detail := map[string]string{"snapshot": snapshot.ID, "node": node}
+		return s.Audit.Append(ctx, tx, audit.Entry{Verb: "give out envelopes", Object: "instance/" + in.Instance, Detail: detail})
+	})
+	return sealed, err
+}
+
+func (s *Server) restore(ctx context.Context, in *body[api.NewRestore]) (o op.Operation, err error) {
+	world, err := s.nodes(ctx)
+	if err != nil {
+		return o, err
+	}
+	ask := backup.Ask{
+		Instance: in.Body.Instance, Snapshot: in.Body.Snapshot, Node: in.Body.Node, Beside: in.Body.Beside, Identities: in.Body.Identities,
+	}
+	detail := map[string]any{"snapshot": ask.Snapshot, "node": ask.Node, "beside": ask.Beside, "recovery_key": len(ask.Identities) > 0}
+	err = s.DB.Tx(ctx, func(ctx context.Context, tx db.Tx) error {
+		if err := s.Audit.Append(ctx, tx, audit.Entry{Verb: "restore", Object: "instance/" + ask.Instance, Detail: detail}); err != nil {
+			return err
+		}
+		o, err = backup.BeginRestore(ctx, tx, access.From(ctx).Name, ask, world)
+		return err
+	})
+	return o, err
+}
