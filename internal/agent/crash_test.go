@@ -1,230 +1,211 @@
-package agent
+package agent_test
 
 import (
-	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
-	"log/slog"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
-	"time"
 
-	"holdfast/internal/link"
-	"holdfast/internal/link/linktest"
+	"holdfast/internal/agent"
+	"holdfast/internal/agent/agenttest"
+	"holdfast/internal/fleet"
 	"holdfast/internal/step"
 )
 
-// crasher ends the agent at one point: from then on nothing it does has any effect, as after SIGKILL.
+// crasher ends an agent at one of the points between the effects of its steps: the goroutine that comes there goes
+// no further, and neither does any other that comes to a point after it.
 type crasher struct {
-	at    int
-	mu    sync.Mutex
-	n     int
-	point string // where it died; "" = alive
+	mu      sync.Mutex
+	at      int // 0 = never
+	passed  int
+	crashed bool
+	where   string
 }
 
-var errDead = errors.New("the process is dead")
+func (c *crasher) point(name string) {
+	c.mu.Lock()
+	c.passed++
+	if c.passed == c.at {
+		c.crashed, c.where = true, name
+	}
+	dead := c.crashed
+	c.mu.Unlock()
+	if dead {
+		runtime.Goexit()
+	}
+}
 
-func (c *crasher) hit(point string) error {
+func (c *crasher) dead() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.point != "" {
-		return errDead
+	return c.crashed
+}
+
+func (c *crasher) revive() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.crashed = false
+}
+
+// life carries orders to their end over the crash, as the agent's core does: the order in flight is first asked
+// whether it is done, then done again.
+type life struct {
+	*node
+	*crasher
+	power bool // the crash takes the services along
+	epoch int64
+}
+
+func (l *life) carry(kind step.Kind, args any) json.RawMessage {
+	l.Helper()
+	order := l.order(kind, "acme", l.epoch, args)
+	result, err := l.attempt(order)
+	if l.dead() {
+		l.reboot()
+		done := false
+		if result, done, err = l.stack.Done(l.Context(), order); !done || err != nil {
+			result, err = l.attempt(order)
+		}
 	}
-	if c.n++; c.n == c.at {
-		c.point = point
-		return errDead
+	if err != nil {
+		l.Fatalf("%s after a crash at %s: %v", kind, l.where, err)
+	}
+	return result
+}
+
+// attempt runs one Do to its end, which may be the crash.
+func (l *life) attempt(order step.Order) (result json.RawMessage, err error) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		result, err = l.stack.Do(l.Context(), order, nil)
+	}()
+	<-ended
+	return result, err
+}
+
+func (l *life) hear(epoch int64, holder string) {
+	l.Helper()
+	ended := make(chan struct{})
+	go func() { defer close(ended); l.lease("acme", epoch, holder) }()
+	<-ended
+	if l.dead() {
+		l.reboot()
+		l.lease("acme", epoch, holder)
+	}
+}
+
+// reboot starts a new agent; the server gives its word on who serves.
+func (l *life) reboot() {
+	l.Helper()
+	l.leave()
+	if l.power {
+		l.killAll()
+	}
+	l.revive()
+	l.start()
+	l.lease("acme", l.epoch, l.name)
+}
+
+// story is the whole life of an instance on a node: deployed, backed up, restored beside and switched, lost.
+func (w *world) story(t *testing.T, c *crasher, power bool) *life {
+	t.Helper()
+	l := &life{node: w.node(fmt.Sprintf("n%d%v", c.at, power)), crasher: c, power: power, epoch: 1}
+	l.node.point = c.point
+	spec := w.spec("acme")
+	l.carry(step.Boot, step.BootArgs{Spec: spec, Slot: "s1", Secrets: l.secrets()})
+	l.carry(step.Ready, step.SlotArgs{Slot: "s1"})
+	l.carry(step.Switch, step.SwitchArgs{Slot: "s1", Epoch: 1})
+	l.awaitState("acme", fleet.StateRunning)
+	l.fill("acme", "s1", "one", "two")
+	var backup step.BackupResult
+	w.unmarshal(l.carry(step.Backup, step.BackupArgs{Spec: spec, Custodians: []string{w.custodian.Recipient().String()}}), &backup)
+	l.epoch = 2
+	l.carry(step.Fetch, l.fetchArgs(spec, "s2", backup))
+	l.carry(step.Load, step.SlotArgs{Slot: "s2"})
+	l.carry(step.Boot, step.BootArgs{Spec: spec, Slot: "s2", Restored: true})
+	l.carry(step.Ready, step.SlotArgs{Slot: "s2"})
+	l.carry(step.Switch, step.SwitchArgs{Slot: "s2", Epoch: 2})
+	return l
+}
+
+// settled checks the end of the story, which no crash may change.
+func (l *life) settled(t *testing.T) {
+	t.Helper()
+	facts := l.awaitState("acme", fleet.StateRunning)
+	if facts.Slot != "s2" || facts.Epoch != 2 || len(facts.Beside) != 0 {
+		t.Errorf("crash at %q: facts %+v", l.where, facts)
+	}
+	want := "data=[one two] db=[one two] docs=one two"
+	if one, two := l.holds("acme", "s1"), l.holds("acme", "s2"); one != want || two != want {
+		t.Errorf("crash at %q: s1 holds %s, s2 holds %s", l.where, one, two)
+	}
+	if running := l.processes(); len(running) != 2 {
+		t.Errorf("crash at %q: %v run, the stack has 2 processes", l.where, running)
+	}
+	l.hear(3, "elsewhere")
+	l.awaitState("acme", fleet.StateFenced)
+	agenttest.Await(t, func() bool { return strings.HasSuffix(l.told(), "stopped/2 fenced/2") }, func() string { return l.where + ": told " + l.told() })
+	if running := l.processes(); len(running) != 0 {
+		t.Errorf("crash at %q: %v run on a fenced node", l.where, running)
+	}
+	if err := alternates(l.told()); err != nil {
+		t.Errorf("crash at %q: %v", l.where, err)
+	}
+}
+
+// processes names every process of the node by its slot and service.
+func (l *life) processes() []string {
+	var all []string
+	for _, pid := range agent.Marked("HOLDFAST_NODE=" + l.name) {
+		environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		name := strconv.Itoa(pid)
+		for entry := range strings.SplitSeq(string(environ), "\x00") {
+			if key, value, _ := strings.Cut(entry, "="); key == "HOLDFAST_SLOT" || key == "HOLDFAST_SERVICE" {
+				name += " " + value
+			}
+		}
+		all = append(all, name+" "+stateOf(pid))
+	}
+	return all
+}
+
+// alternates holds the serving account to: started, stopped, started, ..., never two starts without an end.
+func alternates(told string) error {
+	serving := false
+	for word := range strings.FieldsSeq(told) {
+		switch {
+		case strings.HasPrefix(word, "started/") && serving:
+			return fmt.Errorf("it started serving twice: %s", told)
+		case strings.HasPrefix(word, "started/"):
+			serving = true
+		case strings.HasPrefix(word, "stopped/"):
+			serving = false
+		}
 	}
 	return nil
 }
 
-// died tells where; "" = it did not.
-func (c *crasher) died() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.point
-}
-
-// story is three orders of one instance, an event before each, a setting, and a cancelled order, told until the server
-// knows the end of all. Every life of the agent goes as far as it can.
-type story struct {
-	t        *testing.T
-	dir      string
-	register *linktest.Register
-	identity *Identity
-	world    *world
-}
-
-func newStory(t *testing.T) *story {
-	t.Helper()
-	authority, err := linktest.NewAuthority()
-	if err != nil {
-		t.Fatal(err)
+// TestCrashEverywhere ends the agent, and then agent and services, at every point of the story.
+func TestCrashEverywhere(t *testing.T) {
+	counting := &crasher{}
+	w := newWorld(t)
+	l := w.story(t, counting, false)
+	l.settled(t)
+	points := counting.passed
+	if points < 20 {
+		t.Fatalf("the story has only %d points", points)
 	}
-	register := linktest.NewRegister(authority)
-	return &story{t: t, dir: t.TempDir(), register: register, identity: &Identity{Node: "a1", OrderKey: publicKey(register)}, world: newWorld()}
-}
-
-func (s *story) orders() []step.Order {
-	return []step.Order{orderOf("stage", nil), orderOf("boot", nil), orderOf("switch", func(o *step.Order) { o.Epoch = 4 })}
-}
-
-// live is one life of the agent. It returns when everything is told, or when the crasher has struck.
-func (s *story) live(crash *crasher) {
-	ctx, cancel := context.WithCancel(s.t.Context())
-	defer cancel()
-	journal, _, err := OpenJournal(ctx, s.dir)
-	if err != nil {
-		s.t.Fatal(err)
+	for at := 1; at <= points; at++ {
+		t.Run(fmt.Sprintf("%02d", at), func(t *testing.T) {
+			w := newWorld(t)
+			c := &crasher{at: at}
+			l := w.story(t, c, at%2 == 0)
+			l.settled(t)
+		})
 	}
-	defer func() { _ = journal.Close() }()
-	journal.fault, s.world.fault = crash.hit, crash.hit
-	o := &orders{
-		identity: s.identity, journal: journal, spool: NewSpool(journal, nil), steps: s.world, now: time.Now, log: slog.New(slog.DiscardHandler),
-		root: ctx, broken: make(chan error, 1), running: map[string]*work{}, tails: map[string]*work{},
-	}
-	s.register.Fail(func(string, []link.Report) (bool, error) {
-		if err := crash.hit("before the server commits"); err != nil {
-			return false, err
-		}
-		err := crash.hit("before the answer arrives")
-		return true, err
-	})
-	tell := &sender{node: "a1", spool: o.spool, log: o.log, report: func(ctx context.Context, b link.Batch) (link.Ack, error) {
-		through, err := s.register.Gate().Intake(ctx, b.Node, b.Reports)
-		return link.Ack{Through: through}, err
-	}}
-	done := func() bool {
-		finished := make(chan struct{})
-		go func() { defer close(finished); o.all.Wait() }()
-		for {
-			select {
-			case <-finished:
-				return crash.died() == ""
-			case <-time.After(20 * time.Millisecond):
-				if crash.died() != "" { // an order that died waits for its journal for ever: the kill ends it
-					cancel()
-					<-finished
-					return false
-				}
-			}
-		}
-	}
-	s.tell(ctx, o, tell, done)
-}
-
-// tell is the server's part: it delivers what has not ended, and takes what is reported.
-func (s *story) tell(ctx context.Context, o *orders, tell *sender, done func() bool) {
-	if o.resume(ctx) != nil || !done() {
-		return
-	}
-	for i, order := range s.orders() {
-		if s.told(order.ID) {
-			continue
-		}
-		if !s.event(ctx, o.spool, i) {
-			return
-		}
-		signed, err := step.Sign(s.register.Orders, step.ForOrder, order)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		if o.take(ctx, signed) != nil || !done() {
-			return
-		}
-		for more := true; more; {
-			if more, err = tell.send(ctx); err != nil {
-				return
-			}
-		}
-	}
-	if _, err := o.journal.PutSetting(ctx, link.Setting{Kind: link.SettingLeases, Generation: 1, Body: []byte(`{"leases":{"acme":{"epoch":5,"node":"a1"}}}`)}); err != nil {
-		return
-	}
-	if err := o.stop(ctx, "op1/never/1"); err != nil {
-		return
-	}
-}
-
-func (s *story) told(id string) bool {
-	for _, u := range s.register.Updates("a1") {
-		if u.OrderID == id && u.State.Final() {
-			return true
-		}
-	}
-	return false
-}
-
-// event writes an event once; it is acknowledged when the spool has returned, and must then never be lost.
-func (s *story) event(ctx context.Context, spool *Spool, i int) bool {
-	if s.world.count(fmt.Sprint("event ", i)) > 0 {
-		return true
-	}
-	if err := spool.Event(ctx, link.Event{Kind: "counted", Note: fmt.Sprint(i)}); err != nil {
-		return false
-	}
-	s.world.mu.Lock()
-	defer s.world.mu.Unlock()
-	s.world.effects[fmt.Sprint("event ", i)]++
-	return true
-}
-
-// check holds what must be true once the story is told, however often the agent died.
-func (s *story) check(where string) {
-	s.t.Helper()
-	for _, order := range s.orders() {
-		if n := s.world.count(order.ID); n != 1 {
-			s.t.Errorf("%s: order %s had %d effects", where, order.ID, n)
-		}
-		ends := 0
-		for _, u := range s.register.Updates("a1") {
-			if u.OrderID == order.ID && u.State.Final() {
-				ends++
-				if u.State != step.Done || string(u.Result) != string(resultOf(order)) {
-					s.t.Errorf("%s: order %s ended as %+v", where, order.ID, u)
-				}
-			}
-		}
-		if ends == 0 {
-			s.t.Errorf("%s: the end of order %s was never told", where, order.ID)
-		}
-	}
-	seen := map[string]bool{}
-	for _, e := range s.register.Events("a1", "counted") {
-		seen[e.Note] = true
-	}
-	if len(seen) != len(s.orders()) {
-		s.t.Errorf("%s: of the acknowledged events only %v arrived", where, seen)
-	}
-	last := int64(0)
-	for _, r := range s.register.Reports("a1") {
-		if r.Seq <= last {
-			s.t.Errorf("%s: report %d came after %d", where, r.Seq, last)
-		}
-		last = r.Seq
-	}
-}
-
-// TestKilledAtEveryPoint kills the agent at every point at which it writes, acts or is answered, one run for each, and
-// then once more in the life after.
-func TestKilledAtEveryPoint(t *testing.T) {
-	calm := newStory(t)
-	count := &crasher{}
-	calm.live(count)
-	calm.check("uninterrupted")
-	if count.n < 30 {
-		t.Fatalf("only %d points were passed: the story does not reach what it is about", count.n)
-	}
-	for at := 1; at <= count.n; at++ {
-		s := newStory(t)
-		first, second := &crasher{at: at}, &crasher{at: 1 + at%7}
-		s.live(first)
-		if first.point == "" {
-			t.Fatalf("point %d was not reached", at)
-		}
-		s.live(second)
-		last := &crasher{}
-		s.live(last)
-		s.check(fmt.Sprintf("killed %s (%d) and %s", first.point, at, second.point))
-	}
-	t.Logf("%d points", count.n)
 }

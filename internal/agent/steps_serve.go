@@ -102,13 +102,8 @@ func (i *instance) switchTo(ctx context.Context, order step.Order, args step.Swi
 	if i.switched(args) {
 		return nil
 	}
-	look, err := i.observe(ctx, args.Slot)
-	if err != nil {
+	if err := i.runsAgain(ctx, args.Slot); err != nil {
 		return err
-	}
-	if look.running() == 0 {
-		return problem.New(problem.Conflict, "order a boot of the slot first",
-			"instance %s: not switched to slot %s: nothing runs in it", i.name, args.Slot)
 	}
 	if err := i.leave(ctx, args.Slot); err != nil {
 		return err
@@ -118,6 +113,26 @@ func (i *instance) switchTo(ctx context.Context, order step.Order, args step.Swi
 		return err
 	}
 	return i.enter(args)
+}
+
+// runsAgain starts a slot that was booted and has ended since, as after a power loss.
+func (i *instance) runsAgain(ctx context.Context, name string) error {
+	look, err := i.observe(ctx, name)
+	if err != nil || look.running() > 0 {
+		return err
+	}
+	if i.marked(name, markFetching) || i.marked(name, markUnloaded) {
+		return problem.New(problem.Conflict, "order fetch and load of the slot again, or discard it",
+			"instance %s: not switched to slot %s: it holds a restore that did not finish", i.name, name)
+	}
+	slot, choice, err := i.resolved(name)
+	if err != nil {
+		return err
+	}
+	if err := choice.Engine.Up(ctx, slot); err != nil {
+		return err
+	}
+	return i.awaitReady(ctx, name, 0, func(string, int64, int64) {})
 }
 
 func (i *instance) maySwitch(order step.Order, args step.SwitchArgs) error {
