@@ -137,7 +137,13 @@ func lockData(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock data directory: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = unix.EWOULDBLOCK
+	for tries := 0; tries < 20 && err != nil; tries++ { // a process that an ended agent was just starting holds it for a moment
+		if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	if err != nil {
 		return nil, errors.Join(problem.New(problem.Busy, "end the other agent, or give this one a directory of its own",
 			"stacks in %s not taken up: another agent works there", dir), lock.Close())
 	}

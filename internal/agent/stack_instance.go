@@ -27,7 +27,8 @@ type instance struct {
 	mu        sync.Mutex // guards what stands below
 	rec       record
 	fresh     bool               // the server has spoken since this agent started
-	interrupt context.CancelFunc // ends the step that holds work, when a fence or a stop may not wait for it
+	interrupt context.CancelFunc // ends what holds work, when a fence or a stop may not wait for it
+	behind    bool               // what holds work is no step, and gives way to one
 	seen      map[string]seen    // slot -> what was last seen of it
 	sequence  int64              // of the newest canary tick
 	ticked    time.Time
@@ -50,6 +51,11 @@ func (s seen) running() int {
 		n += service.Running
 	}
 	return n
+}
+
+// complete tells whether something of every service runs.
+func (s seen) complete() bool {
+	return len(s.services) > 0 && !slices.ContainsFunc(s.services, func(f fleet.ServiceFacts) bool { return f.Running == 0 })
 }
 
 func (s seen) ready() bool {
@@ -118,14 +124,31 @@ func (i *instance) slots() []string {
 // hold waits until no other step changes the instance. The context it gives ends when a fence or a stop may not
 // wait; release must be called.
 func (i *instance) hold(ctx context.Context) (held context.Context, release func(), err error) {
+	i.mu.Lock()
+	if i.behind && i.interrupt != nil {
+		i.interrupt()
+	}
+	i.mu.Unlock()
 	select {
 	case i.work <- struct{}{}:
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
 	}
 	held, cancel := context.WithCancel(ctx)
-	i.interruptWith(cancel)
+	i.interruptWith(cancel, false)
 	return held, func() { cancel(); <-i.work }, nil
+}
+
+// holdBehind holds the instance for care that no order asked for; it is false when a step is at work.
+func (i *instance) holdBehind(ctx context.Context) (held context.Context, release func(), ok bool) {
+	select {
+	case i.work <- struct{}{}:
+	default:
+		return nil, nil, false
+	}
+	held, cancel := context.WithCancel(ctx)
+	i.interruptWith(cancel, true)
+	return held, func() { cancel(); <-i.work }, true
 }
 
 // seize ends what holds the instance now and holds it until release; nothing ends that but ctx.
@@ -140,14 +163,14 @@ func (i *instance) seize(ctx context.Context) (release func(), err error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	i.interruptWith(nil)
+	i.interruptWith(nil, false)
 	return func() { <-i.work }, nil
 }
 
-func (i *instance) interruptWith(cancel context.CancelFunc) {
+func (i *instance) interruptWith(cancel context.CancelFunc, behind bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.interrupt = cancel
+	i.interrupt, i.behind = cancel, behind
 }
 
 // now gives the record as it is.

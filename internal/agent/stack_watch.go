@@ -67,26 +67,20 @@ func (i *instance) due(slot string) bool {
 	return true
 }
 
-// shouldStart tells whether the active slot is to run and nothing of it does. Without a word of the server since
+// shouldStart tells whether the active slot is to run and some service of it does not. Without a word of the server since
 // this agent started nothing is started: another node may hold the instance by now.
 func (i *instance) shouldStart(rec record) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	now := i.stack.cfg.Now()
 	return i.fresh && rec.mayServe(i.stack.cfg.Node) && rec.Lease.Node == i.stack.cfg.Node &&
-		(i.seen[rec.Slot].running() == 0 || !rec.Serving) && !now.Before(i.nextTry) && !i.stack.held()
+		(!i.seen[rec.Slot].complete() || !rec.Serving) && !now.Before(i.nextTry) && !i.stack.held()
 }
 
 // start brings the active slot up again. It is skipped while a step changes the instance.
 func (i *instance) start(ctx context.Context, rec record) {
-	select {
-	case i.work <- struct{}{}:
-		<-i.work
-	default:
-		return
-	}
-	held, release, err := i.hold(ctx)
-	if err != nil {
+	held, release, ok := i.holdBehind(ctx)
+	if !ok {
 		return
 	}
 	defer release()
@@ -102,7 +96,7 @@ func (i *instance) start(ctx context.Context, rec record) {
 		return
 	}
 	i.mu.Lock()
-	i.tries = 0
+	i.tries, i.nextTry = 0, i.stack.cfg.Now().Add(5*i.stack.cfg.Watch)
 	i.mu.Unlock()
 }
 
@@ -173,16 +167,16 @@ func (i *instance) counts(service string, err error) int {
 }
 
 func (i *instance) heal(ctx context.Context, slot Slot, choice EngineChoice, service fleet.Service) {
-	held, release, err := i.hold(ctx)
-	if err != nil {
+	held, release, ok := i.holdBehind(ctx)
+	if !ok {
 		return
 	}
 	defer release()
-	if !i.now().mayServe(i.stack.cfg.Node) {
-		return
+	if rec := i.now(); !rec.mayServe(i.stack.cfg.Node) || rec.Slot != slot.Name {
+		return // the step that held the instance has taken the slot out of service
 	}
 	i.stack.cfg.Log.Warn("service is not alive, started again", "instance", i.name, "service", service.Name)
-	err = firstOf(choice.Engine.Down(held, slot, service.Name), choice.Engine.Up(held, slot, service.Name))
+	err := firstOf(choice.Engine.Down(held, slot, service.Name), choice.Engine.Up(held, slot, service.Name))
 	if err != nil {
 		i.stack.cfg.Log.Warn("start service again", "instance", i.name, "service", service.Name, "error", err)
 	}
