@@ -52,28 +52,33 @@ type Identity struct {
 	now  tls.Certificate // guarded by mu; replaced by a renewal
 }
 
-// identityFile is DIR/identity.json, readable by its owner alone. A file without a certificate is a join under way:
-// its key is kept, so that a join whose answer was lost is asked again by the same key.
+// identityFile is DIR/identity.json, readable by its owner alone.
 type identityFile struct {
 	Node        string `json:"node"`
-	Key         []byte `json:"key"`                   // PKCS#8 of the certificate's ECDSA P-256 key
+	Key         []byte `json:"key,omitempty"`         // PKCS#8 of the certificate's ECDSA P-256 key
 	Certificate []byte `json:"certificate,omitempty"` // DER
 	Authority   []byte `json:"authority,omitempty"`   // DER
+	JoinedWith  string `json:"joined_with,omitempty"` // tells the token apart that the certificate was got with
 	OrderKey    []byte `json:"order_key,omitempty"`
 	ReplyTo     string `json:"reply_to,omitempty"`
 	Unseal      string `json:"unseal"`   // age X25519 identity
 	SSH         []byte `json:"ssh"`      // PKCS#8 of an Ed25519 key
 	HostKey     []byte `json:"host_key"` // likewise
+
+	Joining *joining `json:"joining,omitempty"`
+}
+
+// joining is a join under way. Its key is kept before the token is spent, so that a join whose answer was lost is
+// asked again by the same key, and apart from the key in use, which stays in use should the join be refused.
+type joining struct {
+	With string `json:"with"` // tells the token apart
+	Key  []byte `json:"key"`
 }
 
 const identityName = "identity.json"
 
 // newIdentityFile makes a node's keys.
 func newIdentityFile(node string) (identityFile, error) {
-	key, err := newKey()
-	if err != nil {
-		return identityFile{}, err
-	}
 	unseal, err := age.GenerateX25519Identity()
 	if err != nil {
 		return identityFile{}, fmt.Errorf("make the node's age identity: %w", err)
@@ -83,7 +88,7 @@ func newIdentityFile(node string) (identityFile, error) {
 		return identityFile{}, err
 	}
 	hostKey, err := newSSHKey()
-	return identityFile{Node: node, Key: key, Unseal: unseal.String(), SSH: sshKey, HostKey: hostKey}, err
+	return identityFile{Node: node, Unseal: unseal.String(), SSH: sshKey, HostKey: hostKey}, err
 }
 
 func newSSHKey() ([]byte, error) {

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"net/http"
@@ -16,8 +18,8 @@ import (
 	"holdfast/internal/problem"
 )
 
-// Enter gives the node's identity: the one in dir, or one that is joined for with the token. A token is not needed,
-// and not spent, once the node has a certificate that still holds.
+// Enter gives the node's identity: the one in dir, or one that is joined for with the token. The token that a node has
+// joined with is not needed again while its certificate holds; another one makes it join again, with a new key.
 func Enter(ctx context.Context, dir string, self Self, token, version string, now func() time.Time) (*Identity, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
@@ -37,7 +39,7 @@ func Enter(ctx context.Context, dir string, self Self, token, version string, no
 		return nil, problem.New(problem.Conflict, "start it with --node "+file.Node+", or with another --data",
 			"the agent did not start: %s holds the identity of node %s, not of %s", dir, file.Node, self.Node)
 	}
-	if file.holds(now()) {
+	if file.holds(now()) && (token == "" || file.JoinedWith == mark(token)) {
 		return file.open(dir)
 	}
 	return file.join(ctx, dir, self, token, version)
@@ -49,8 +51,26 @@ func (f identityFile) holds(now time.Time) bool {
 	return err == nil && now.Before(leaf.NotAfter)
 }
 
-// join asks for a certificate. The keys are on disk before the token is spent, because the server answers the same
-// key again when its first answer was lost.
+// mark tells a token apart without keeping it.
+func mark(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:8])
+}
+
+// prepare gives the key to join with: the one of a join with this token that was cut short, or a new one.
+func (f *identityFile) prepare(dir, token string) ([]byte, error) {
+	if f.Joining != nil && f.Joining.With == mark(token) {
+		return f.Joining.Key, nil
+	}
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	f.Joining = &joining{With: mark(token), Key: key}
+	return key, f.write(dir)
+}
+
+// join asks for a certificate.
 func (f identityFile) join(ctx context.Context, dir string, self Self, token, version string) (*Identity, error) {
 	if token == "" {
 		return nil, f.tokenMissing(self)
@@ -63,10 +83,11 @@ func (f identityFile) join(ctx context.Context, dir string, self Self, token, ve
 	if err != nil {
 		return nil, err
 	}
-	if err := f.write(dir); err != nil {
+	key, err := f.prepare(dir, token)
+	if err != nil {
 		return nil, err
 	}
-	request, err := csr(self.Node, f.Key)
+	request, err := csr(self.Node, key)
 	if err != nil {
 		return nil, err
 	}
@@ -80,6 +101,7 @@ func (f identityFile) join(ctx context.Context, dir string, self Self, token, ve
 		return nil, err
 	}
 	f.Certificate, f.Authority, f.OrderKey, f.ReplyTo = answer.Certificate, answer.Authority, answer.OrderKey, answer.ReplyTo
+	f.Key, f.JoinedWith, f.Joining = key, mark(token), nil
 	id, err := f.open(dir)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"encoding/pem"
 	"io"
 	"net"
@@ -143,12 +144,44 @@ func TestAnEndedCertificateIsReplacedByJoiningAgain(t *testing.T) {
 	}
 	later := func() time.Time { return time.Now().Add(2 * time.Hour) }
 	register.Now = later
-	second, err := Enter(t.Context(), dir, selfOf(server.URL), register.Token("a1"), "test", later)
+	second, err := Enter(t.Context(), dir, selfOf(server.URL), register.AnotherToken("a1"), "test", later)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if first.Certificate().Leaf.Equal(second.Certificate().Leaf) || first.Unseal.String() != second.Unseal.String() {
 		t.Fatal("want a fresh certificate and the same keys")
+	}
+}
+
+// A certificate that was stolen is revoked, and the node joins again with another token: the stolen key is then of no
+// use. A refused token leaves the identity as it was.
+func TestAnotherTokenMakesTheNodeJoinAgainWithANewKey(t *testing.T) {
+	register, server := linktest.Up(t)
+	dir := t.TempDir()
+	self := selfOf(server.URL)
+	enterWith := func(token string) (*Identity, error) {
+		return Enter(t.Context(), dir, self, token, "test", time.Now)
+	}
+	first, err := enterWith(register.Token("a1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, err := enterWith(register.Token("a1"))
+	if err != nil || !same.Certificate().Leaf.Equal(first.Certificate().Leaf) {
+		t.Fatalf("the token it has joined with: %v", err)
+	}
+	if _, err := enterWith("hfj.unknown.x." + strings.SplitN(register.Token("a1"), ".", 4)[3]); problem.KindOf(err) != problem.Denied {
+		t.Fatalf("a token that is not known: %v", err)
+	}
+	if still, err := enterWith(""); err != nil || !still.Certificate().Leaf.Equal(first.Certificate().Leaf) {
+		t.Fatalf("after a refused token: %v", err)
+	}
+	second, err := enterWith(register.AnotherToken("a1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Certificate().Leaf.PublicKey.(*ecdsa.PublicKey).Equal(second.Certificate().Leaf.PublicKey) || first.Unseal.String() != second.Unseal.String() {
+		t.Fatal("want a new key for the certificate, and the node's other keys as they were")
 	}
 }
 

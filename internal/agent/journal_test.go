@@ -253,6 +253,34 @@ func TestADamagedJournalIsMovedAside(t *testing.T) {
 	}
 }
 
+// A full disk: what does not fit is not taken, nothing of before is lost, and once there is space it goes on.
+func TestAFullDisk(t *testing.T) {
+	j := openTestJournal(t, t.TempDir())
+	if _, err := j.Take(t.Context(), orderOf("before", nil), nil, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	limit := func(pages int) {
+		t.Helper()
+		if _, err := j.db.Exec(fmt.Sprintf("PRAGMA max_page_count = %d", pages)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(1) // SQLite then takes the present size as the most, and says "full" as it does for a full disk
+	big := orderOf("big", func(o *step.Order) { o.Step.Note = strings.Repeat("x", 100_000) })
+	_, err := j.Take(t.Context(), big, nil, time.Now())
+	if err == nil || Broken(err) || !strings.Contains(err.Error(), "full") {
+		t.Fatalf("on a full disk: %v", err)
+	}
+	inFlight, err := j.InFlight(t.Context())
+	if err != nil || len(inFlight) != 1 {
+		t.Fatalf("in flight: %d, %v", len(inFlight), err)
+	}
+	limit(1 << 20)
+	if v, err := j.Take(t.Context(), big, nil, time.Now()); err != nil || !v.take {
+		t.Fatalf("with space again: %+v, %v", v, err)
+	}
+}
+
 func TestTheJournalIsItsOwnersAlone(t *testing.T) {
 	dir := t.TempDir()
 	j := openTestJournal(t, dir)
