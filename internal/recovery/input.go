@@ -150,4 +150,6 @@ type Input struct {
 	Now      time.Time
 	// Until ends what probes saw for this run; zero = Now. What happens to an instance after the run is not its score.
 	Until time.Time
+
+	byInstance map[string][]ProbeResult // Results, sorted by Score
 }

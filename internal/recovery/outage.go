@@ -179,7 +179,7 @@ func faultSpan(in Input) (Span, bool) {
 	}
 	var span Span
 	for _, m := range in.Members {
-		s, ok := turned(inTime(of(in.Results, m.Instance), time.Time{}), declared)
+		s, ok := turned(inTime(in.byInstance[m.Instance], time.Time{}), declared)
 		if ok && (span.To.IsZero() || s.To.Before(span.To)) {
 			span = s
 		}

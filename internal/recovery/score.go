@@ -42,12 +42,16 @@ func Score(in Input) Scorecard {
 	return card
 }
 
-// bounded leaves out what probes saw after the run.
+// bounded leaves out what probes saw after the run, and sorts the rest by instance.
 func bounded(in Input) Input {
 	if in.Until.IsZero() {
 		in.Until = in.Now
 	}
 	in.Results = slices.DeleteFunc(slices.Clone(in.Results), func(r ProbeResult) bool { return r.At.After(in.Until) })
+	in.byInstance = map[string][]ProbeResult{}
+	for _, r := range in.Results {
+		in.byInstance[r.Instance] = append(in.byInstance[r.Instance], r)
+	}
 	return in
 }
 
@@ -136,7 +140,7 @@ func scoreInstance(in Input, m Member, span Span, known bool) InstanceCard {
 		card.TwoWriterSeconds = seconds(both)
 	}
 	if known {
-		measureDowntime(&card, in, of(in.Results, m.Instance), span)
+		measureDowntime(&card, in, in.byInstance[m.Instance], span)
 		card.DataLossSeconds = dataLoss(&card, steps, span)
 	}
 	card.Checks = checks(in, steps, snapshot, card)
@@ -329,7 +333,7 @@ func check(name string, in Input, steps []StepRecord, snapshot Snapshot, card In
 	case "canary":
 		return canary(name, steps, snapshot)
 	case "outside":
-		back := isBack(inTime(of(in.Results, card.Name), card.DownFrom), rules(in.Plan.Normal).Good)
+		back := isBack(inTime(in.byInstance[card.Name], card.DownFrom), rules(in.Plan.Normal).Good)
 		return passed(name, back && card.DowntimeSeconds != nil, "outside probes have not seen it back")
 	}
 	return CheckCard{Name: name, Required: 1, Note: "there is no such check"}

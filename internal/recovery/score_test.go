@@ -438,3 +438,18 @@ func TestNeverBadIsOnlyKnownWhenSomebodyLooked(t *testing.T) {
 		t.Errorf("nobody looked for 20 s, and it says %v s", *got)
 	}
 }
+
+// BenchmarkScore200 scores 200 instances that two probes have watched for ten minutes.
+func BenchmarkScore200(b *testing.B) {
+	in := story()
+	in.Members, in.Steps, in.Results, in.Now = nil, nil, nil, sec(600)
+	for i := range 200 {
+		name := fmt.Sprintf("i%03d", i)
+		in.Members = append(in.Members, Member{Instance: name, FromNode: "paris1", Epoch: 1})
+		in.Steps = append(in.Steps, restored(name, "lyon1", float64(5+i))...)
+		in.Results = append(in.Results, asked(name, 1, float64(20+i), 600)...)
+	}
+	for b.Loop() {
+		Score(in)
+	}
+}
