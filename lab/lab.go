@@ -11,10 +11,12 @@ package lab
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -96,9 +98,27 @@ func (l *Lab) StartServer(ctx context.Context) error {
 		if !p.alive() {
 			return false, "it ended: see " + l.log("server")
 		}
-		_, err := l.Run(ctx, "get", "nodes", "-o", "json")
+		err := l.ready(ctx)
 		return err == nil, fmt.Sprint(err)
 	})
+}
+
+// ready asks the control plane whether it can serve. Who answers does not matter yet: nothing is said to it.
+func (l *Lab) ready(ctx context.Context) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.URL()+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("readyz answers %s", response.Status)
+	}
+	return nil
 }
 
 // KillServer kills the control plane at once.
