@@ -170,6 +170,27 @@ func (l *Lab) StartNode(name string, extra ...string) error {
 	return nil
 }
 
+// KillAgent kills the agent of a node at once and leaves the stacks that it started.
+func (l *Lab) KillAgent(name string) {
+	if p := l.agents[name]; p != nil {
+		_ = p.cmd.Process.Kill() // it may have ended already
+		<-p.done
+	}
+}
+
+// StartDead starts every agent that was started once and runs no more.
+func (l *Lab) StartDead() error {
+	for name, p := range l.agents {
+		if p.alive() {
+			continue
+		}
+		if err := l.StartNode(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // NodeView is what the command line tells of a node.
 type NodeView struct {
 	Node  string `json:"node"`
@@ -226,10 +247,16 @@ func (l *Lab) Down(ctx context.Context) error {
 	return err
 }
 
-// Run types a holdfast command as the operator and returns what it printed.
-func (l *Lab) Run(ctx context.Context, args ...string) (string, error) {
+// Command is a holdfast command as the operator types it.
+func (l *Lab) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, l.program(), args...)
 	cmd.Env = append(os.Environ(), "HOLDFAST_CONTEXT="+l.context())
+	return cmd
+}
+
+// Run types a holdfast command and returns what it printed.
+func (l *Lab) Run(ctx context.Context, args ...string) (string, error) {
+	cmd := l.Command(ctx, args...)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	err := cmd.Run()

@@ -73,7 +73,7 @@ func (n *Notes) makeKey(ctx context.Context, i declaredInstance) error {
 	if _, err := os.Stat(public); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	_, err := n.Run(ctx, "vault", "keys", "new", "--name", i.Name, "--public", public, "--secret", n.SecretKey(i.Name))
+	_, err := n.Run(ctx, "vault", "keys", "create", i.Name, "--public", public, "--secret", n.SecretKey(i.Name))
 	return err
 }
 
