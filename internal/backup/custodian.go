@@ -212,7 +212,7 @@ func (c Custodian) repository(ctx context.Context, instance, vaultNode string) (
 	if !slices.Contains(facts.Roles, fleet.RoleVault) || facts.VaultAddr == "" {
 		return step.Repository{}, problem.New(problem.Unavailable, "holdfast agent --role vault on node "+vaultNode, "the vault of %s is not known: node %s takes no backups", instance, vaultNode)
 	}
-	return step.Repository{URL: "sftp://holdfast@" + facts.VaultAddr + "/" + instance, HostKey: facts.VaultKey}, nil
+	return step.Repository{URL: "sftp://" + instance + "@" + facts.VaultAddr + "/" + instance, HostKey: facts.VaultKey}, nil
 }
 
 // Fill gives what op's interpreter completes orders with.
