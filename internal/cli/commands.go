@@ -20,6 +20,9 @@ func commands() []*cobra.Command {
 		recoverCommand(),
 		drillCommand(),
 		vaultCommand(),
+		opCommand(),
+		backupCommand(),
+		restoreCommand(),
 		auditCommand(),
 	}
 }

@@ -1,0 +1,96 @@
+//go:build !slim
+
+package cli
+
+import (
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/api"
+	"holdfast/internal/backup"
+	"holdfast/internal/problem"
+)
+
+func backupCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "backup", Short: "Back instances up, and list what there is to return to"}
+	cmd.AddCommand(backupRunCommand(), backupListCommand())
+	return cmd
+}
+
+func backupRunCommand() *cobra.Command {
+	var all, detach bool
+	cmd := &cobra.Command{Use: "run instance/NAME...", Short: "Back instances up now"}
+	cmd.Flags().BoolVar(&all, "all", false, "every instance that runs and names a vault")
+	cmd.Flags().BoolVar(&detach, "detach", false, "do not watch")
+	cmd.RunE = withServer(func(cmd *cobra.Command, c *api.Client, args []string) error {
+		instances, err := instanceNames(args)
+		if err != nil {
+			return err
+		}
+		if all == (len(instances) > 0) {
+			return problem.New(problem.Usage, "holdfast backup run instance/NAME, or holdfast backup run --all", "no backup was begun: name instances, or say --all, and not both")
+		}
+		o, err := c.RunBackup(cmd.Context(), api.NewBackup{Instances: instances})
+		if err != nil {
+			return err
+		}
+		return begun(cmd, c, o, detach)
+	})
+	return cmd
+}
+
+// instanceNames reads instance/NAME arguments.
+func instanceNames(args []string) ([]string, error) {
+	names := []string{}
+	for _, arg := range args {
+		name, ok := strings.CutPrefix(arg, "instance/")
+		if !ok || name == "" {
+			return nil, problem.New(problem.Usage, "write it as instance/NAME", "%q names no instance", arg)
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+func backupListCommand() *cobra.Command {
+	return &cobra.Command{Use: "list [instance/NAME]", Short: "List snapshots, newest first, with the proof that each can be restored", Args: cobra.MaximumNArgs(1), RunE: withServer(func(cmd *cobra.Command, c *api.Client, args []string) error {
+		instances, err := instanceNames(args)
+		if err != nil {
+			return err
+		}
+		snapshots, err := c.Snapshots(cmd.Context(), strings.Join(instances, ""))
+		if err != nil {
+			return err
+		}
+		return show(cmd, snapshots, func() error {
+			var rows [][]any
+			for _, s := range snapshots {
+				rows = append(rows, []any{s.Instance, s.Short(), when(s.TakenAt), humanize.IBytes(uint64(s.Bytes)), s.Vault, s.Release, opens(s), proven(s.Proof)})
+			}
+			return table(cmd, []any{"INSTANCE", "SNAPSHOT", "TAKEN", "SIZE", "VAULT", "RELEASE", "OPENS", "PROOF"}, rows)
+		})
+	})}
+}
+
+// opens says who can open a snapshot.
+func opens(s backup.Snapshot) string {
+	switch {
+	case s.Custodian && s.People:
+		return "custodian, recovery key"
+	case s.Custodian:
+		return "custodian"
+	case s.People:
+		return "recovery key"
+	}
+	return "nobody"
+}
+
+// proven never says that a backup is fine: only that it was restored, and when.
+func proven(p backup.Proof) string {
+	if p.Level == "" {
+		return "none"
+	}
+	return string(p.Level) + " " + when(p.At)
+}
