@@ -24,6 +24,7 @@ type world struct {
 	block   map[string]chan struct{} // Do of this step id waits for its channel to close
 	begun   chan string              // step ids as Do begins them; nil = nobody listens
 	fail    map[string]error
+	garbled bool // results are no JSON
 }
 
 func newWorld() *world {
@@ -54,6 +55,9 @@ func (w *world) Do(ctx context.Context, order step.Order, progress Progress) (js
 	if err := w.fault("after effect"); err != nil {
 		return nil, err
 	}
+	if w.garbled {
+		return json.RawMessage("no JSON"), nil
+	}
 	return resultOf(order), nil
 }
 
@@ -70,7 +74,11 @@ func (w *world) count(id string) int {
 }
 
 func resultOf(order step.Order) json.RawMessage {
-	return json.RawMessage(fmt.Sprintf(`{"of":%q}`, order.ID))
+	raw, err := json.Marshal(map[string]string{"of": order.ID})
+	if err != nil {
+		panic(err)
+	}
+	return raw
 }
 
 // node is an agent of a test with its register.

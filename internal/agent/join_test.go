@@ -200,6 +200,7 @@ func TestJoinTrustsAFile(t *testing.T) {
 
 // The certificate is renewed well before it ends, and the stream then shows the new one.
 func TestTheCertificateIsRenewed(t *testing.T) {
+	t.Parallel() // it mostly waits
 	register, server := linktest.Up(t)
 	register.Life = 5 * time.Second // two thirds of it are the first renewal
 	config := enter(t, t.TempDir(), register, server.URL, time.Now)

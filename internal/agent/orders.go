@@ -157,6 +157,9 @@ func (o *orders) run(w *work, resumed bool) {
 		return
 	}
 	result, err := o.perform(w, resumed)
+	if err == nil && len(result) > 0 && !json.Valid(result) {
+		err = problem.New(problem.Internal, "", "step %s of order %s was done, and its result cannot be told: it is no JSON", w.order.Step.Kind, w.order.ID)
+	}
 	o.finish(w, result, err)
 }
 

@@ -240,6 +240,14 @@ func TestABrokenStepFailsAlone(t *testing.T) {
 	}
 }
 
+func TestAResultThatIsNoJSONIsAnEndToo(t *testing.T) {
+	n := up(t, func(_ *Config, w *world) { w.garbled = true })
+	n.send(t, orderOf("boot", nil))
+	if u := n.ends(t, "op1/boot/1", 1); u.State != step.Failed || u.Error != "step ready of order op1/boot/1 was done, and its result cannot be told: it is no JSON" {
+		t.Fatalf("got %+v", u)
+	}
+}
+
 func TestFactsAreTold(t *testing.T) {
 	n := up(t, func(c *Config, _ *world) {
 		c.Facts = append(c.Facts, func(_ context.Context, f *fleet.NodeFacts) { f.Engines = []string{"exec"} })

@@ -114,6 +114,7 @@ func TestSettingsOverABoot(t *testing.T) {
 }
 
 func TestASettingThatIsNotAppliedIsToldAndNotLost(t *testing.T) {
+	t.Parallel() // it mostly waits
 	var calls atomic.Int64
 	n := up(t, func(c *Config, _ *world) {
 		c.Settings.Routes = func(context.Context, link.RoutesSetting) error {
