@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 
 	"holdfast/internal/db"
 	"holdfast/internal/problem"
@@ -109,7 +110,7 @@ func (f Folder) keep(ctx context.Context, tx db.Tx, row operationRow, before, s 
 		return err
 	}
 	s.Args = whole[s.ID].Args
-	if err := record(ctx, tx, s); err != nil || ended == nil {
+	if err := record(ctx, tx, row.ID, s); err != nil || ended == nil {
 		return err
 	}
 	if err := ended(ctx, tx, Ending{Operation: row.operation(), Step: s, Node: node}); err != nil {
@@ -119,7 +120,7 @@ func (f Folder) keep(ctx context.Context, tx db.Tx, row operationRow, before, s 
 }
 
 // record keeps what a done step says about where and what an instance is.
-func record(ctx context.Context, tx db.Tx, s Step) error {
+func record(ctx context.Context, tx db.Tx, operation string, s Step) error {
 	switch s.Kind {
 	case step.Boot:
 		var args step.BootArgs
@@ -127,6 +128,8 @@ func record(ctx context.Context, tx db.Tx, s Step) error {
 			return fmt.Errorf("read arguments of step %s: %w", s.ID, err)
 		}
 		return applied(ctx, tx, s.Instance, s.Placed, args.Slot, args.Spec.Fingerprint, args.Spec.Release)
+	case step.Backup:
+		return named(ctx, tx, operation, s)
 	case step.Stop:
 		var args step.StopArgs
 		if err := json.Unmarshal(s.Args, &args); err != nil {
@@ -135,6 +138,20 @@ func record(ctx context.Context, tx db.Tx, s Step) error {
 		if args.Retire {
 			return retired(ctx, tx, s.Instance, s.Placed)
 		}
+	}
+	return nil
+}
+
+// named writes the snapshot that a backup made into the steps of its operation that wait for it.
+func named(ctx context.Context, tx db.Tx, operation string, s Step) error {
+	var result step.BackupResult
+	if err := json.Unmarshal(s.Result, &result); err != nil {
+		return fmt.Errorf("read result of step %s: %w", s.ID, err)
+	}
+	_, err := tx.NewRaw("UPDATE operation_steps SET args = REPLACE(args, ?, ?) WHERE operation = ? AND instance = ? AND kind IN (?, ?)",
+		strconv.Quote(step.SnapshotOf(s.ID)), strconv.Quote(result.Snapshot), operation, s.Instance, step.Release, step.Fetch).Exec(ctx)
+	if err != nil {
+		return fmt.Errorf("name the snapshot of step %s: %w", s.ID, err)
 	}
 	return nil
 }

@@ -105,6 +105,10 @@ type BackupArgs struct {
 	ReplyTo    string     `json:"reply_to,omitempty"`   // age recipient of the server: what must not be read in between is sealed to it
 }
 
+// SnapshotOf stands for the snapshot that a backup step of the same operation makes. It may be the Snapshot of
+// ReleaseArgs and FetchArgs; once the backup is done, its snapshot stands there.
+func SnapshotOf(backupStep string) string { return "@backup:" + backupStep }
+
 // BackupResult is what a finished backup reports; it feeds the catalogue.
 type BackupResult struct {
 	Snapshot   string            `json:"snapshot"`
