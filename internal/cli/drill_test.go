@@ -70,6 +70,8 @@ func onePlan() recovery.World {
 	node := func(name, site string, roles ...fleet.Role) fleet.NodeFacts {
 		return fleet.NodeFacts{Node: name, Site: site, Roles: roles, SeenAt: time.Now(), Capacity: fleet.Capacity{MemoryMB: 4096, DiskMB: 9000, DiskFreeMB: 9000}}
 	}
+	lost := node("par1-n1", "par1", fleet.RoleRun)
+	lost.Instances = map[string]fleet.InstanceFacts{"acme": {State: fleet.StateRunning}, "globex": {State: fleet.StateRunning}}
 	spec := fleet.Spec{Fingerprint: "f", Invariants: []fleet.Invariant{{Name: "whole"}}}
 	return recovery.World{
 		Fleet: &fleet.Fleet{
@@ -81,7 +83,7 @@ func onePlan() recovery.World {
 		Inventory: fleet.Inventory{
 			Placements: map[string]fleet.Placement{"acme": {Instance: "acme", Node: "par1-n1", Site: "par1"}, "globex": {Instance: "globex", Node: "par1-n1", Site: "par1"}},
 			Nodes: map[string]fleet.NodeFacts{
-				"par1-n1": node("par1-n1", "par1", fleet.RoleRun), "ams1-n1": node("ams1-n1", "ams1", fleet.RoleSpare, fleet.RoleVault, fleet.RoleEdge),
+				"par1-n1": lost, "ams1-n1": node("ams1-n1", "ams1", fleet.RoleSpare, fleet.RoleVault, fleet.RoleEdge),
 				"out1": node("out1", "out", fleet.RoleProbe), "out2": node("out2", "out", fleet.RoleProbe)},
 		},
 		Specs:     map[string]fleet.Spec{"acme": spec, "globex": spec},

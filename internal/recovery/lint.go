@@ -326,11 +326,24 @@ func lintFault(run Run, w World) []Finding {
 	member := map[string]bool{}
 	for _, m := range run.Members {
 		member[m.Instance] = true
+		l.runs(m)
 	}
 	for _, name := range run.Nodes {
 		l.faultNode(w.Inventory.Nodes[name], member)
 	}
 	return l.found
+}
+
+// runs counts a second time: what the placements say must be what the nodes say. A drill over an instance that is down
+// already measures nothing.
+func (l *lint) runs(m Member) {
+	facts, held := l.world.Inventory.Nodes[m.FromNode].Instances[m.Instance]
+	switch {
+	case !held:
+		l.broken("counts-differ", "instance/"+m.Instance, "holdfast plan -f DIR", "it is placed on %s, and that node does not report it", m.FromNode)
+	case facts.State != fleet.StateRunning:
+		l.broken("not-running", "instance/"+m.Instance, "holdfast get instances", "it is %s on %s: a drill would measure an outage that is there already", facts.State, m.FromNode)
+	}
 }
 
 func (l *lint) faultNode(n fleet.NodeFacts, member map[string]bool) {

@@ -34,6 +34,7 @@ func twoSites() (fleet.RecoveryPlan, World) {
 		}},
 		Specs: map[string]fleet.Spec{}, Catalogue: map[string]Snapshot{},
 	}
+	w.Inventory.Nodes["paris1"] = holding(w.Inventory.Nodes["paris1"], "acme", "globex", "initech")
 	for i, name := range []string{"acme", "globex", "initech"} {
 		tier := []string{"gold", "silver", "silver"}[i]
 		w.Fleet.Instances[name] = fleet.Instance{Name: name, Product: "notes", Labels: map[string]string{"tier": tier}}
@@ -48,6 +49,15 @@ func twoSites() (fleet.RecoveryPlan, World) {
 		Tell:  []fleet.RecoveryTell{{Event: TellDeclared, Audience: "customers", To: []string{"status"}, Text: "We rebuild."}, {Event: TellTierRestored, Audience: "team", To: []string{"ops"}, Text: "A tier is back."}, {Event: TellRestored, Audience: "customers", To: []string{"status"}, Text: "All is back."}, {Event: TellFailed, Audience: "team", To: []string{"ops"}, Text: "Look."}},
 		Fault: fleet.RecoveryFault{Kind: "kill", For: 10 * time.Minute}}
 	return plan, w
+}
+
+// holding is the node with instances that run on it.
+func holding(n fleet.NodeFacts, instances ...string) fleet.NodeFacts {
+	n.Instances = map[string]fleet.InstanceFacts{}
+	for _, name := range instances {
+		n.Instances[name] = fleet.InstanceFacts{Instance: name, State: fleet.StateRunning}
+	}
+	return n
 }
 
 func TestLintOfAGoodPlanFindsNothing(t *testing.T) {

@@ -412,14 +412,18 @@ func TestAbort(t *testing.T) {
 func TestDrillIsRefused(t *testing.T) {
 	for want, change := range map[string]func(*stage){
 		"instance/hooli: it runs on paris1 and is not in the scope: the fault would hit it and nobody would rebuild it": func(s *stage) {
-			n := s.world.Inventory.Nodes["paris1"]
-			n.Instances = map[string]fleet.InstanceFacts{"hooli": {State: fleet.StateRunning}}
-			s.world.Inventory.Nodes["paris1"] = n
+			s.world.Inventory.Nodes["paris1"] = holding(s.world.Inventory.Nodes["paris1"], "acme", "globex", "initech", "hooli")
 		},
 		"node/paris1: a fault is armed or active on it already: [kill d0]": func(s *stage) {
 			n := s.world.Inventory.Nodes["paris1"]
 			n.Faults = []string{"kill d0"}
 			s.world.Inventory.Nodes["paris1"] = n
+		},
+		"instance/globex: it is placed on paris1, and that node does not report it": func(s *stage) {
+			s.world.Inventory.Nodes["paris1"] = holding(s.world.Inventory.Nodes["paris1"], "acme", "initech")
+		},
+		"instance/acme: it is degraded on paris1: a drill would measure an outage that is there already": func(s *stage) {
+			s.world.Inventory.Nodes["paris1"].Instances["acme"] = fleet.InstanceFacts{State: fleet.StateDegraded}
 		},
 		"the scope matches 2 instances, the plan expects 3": func(s *stage) { delete(s.world.Inventory.Placements, "acme") },
 		"there is no recovery plan lose-paris":              func(s *stage) { s.world.Fleet.RecoveryPlans = nil },

@@ -38,6 +38,9 @@ func withPlan(t *testing.T) *bench {
 		Specs:     map[string]fleet.Spec{"acme": {Instance: "acme", Fingerprint: "f", Invariants: []fleet.Invariant{{Name: "whole"}}}},
 		Catalogue: map[string]recovery.Snapshot{"acme": {ID: "s1", Instance: "acme", TakenAt: time.Now(), Vault: "ams1", Custodian: true}},
 	}
+	lost := world.Inventory.Nodes["par1"]
+	lost.Instances = map[string]fleet.InstanceFacts{"acme": {State: fleet.StateRunning}}
+	world.Inventory.Nodes["par1"] = lost
 	b.parts.Recovery = &recovery.Runner{DB: b.parts.DB, Audit: b.parts.Audit, Log: slog.New(slog.DiscardHandler), World: func(context.Context) (recovery.World, error) { return world, nil }}
 	b.parts.Metrics = prometheus.NewRegistry()
 	b.handler = server.New(b.parts)
