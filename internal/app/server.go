@@ -19,10 +19,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/internal/access"
+	"holdfast/internal/apply"
 	"holdfast/internal/audit"
 	"holdfast/internal/config"
 	"holdfast/internal/db"
+	"holdfast/internal/observe"
 	"holdfast/internal/problem"
+	"holdfast/internal/recovery"
 	"holdfast/internal/secret"
 	"holdfast/internal/secret/keeper"
 	"holdfast/internal/server"
@@ -51,8 +54,12 @@ type Loop struct {
 	Run  func(ctx context.Context) error
 }
 
-// graceful is how long requests may take to end when the server is asked to stop.
-const graceful = 10 * time.Second
+// How long requests may take to end when the server is asked to stop: those that only follow events are told after
+// the first, all others are cut off after the second.
+const (
+	followersEnd = 2 * time.Second
+	graceful     = 10 * time.Second
+)
 
 // Process is what a server takes from the process it runs in.
 type Process struct {
@@ -152,10 +159,17 @@ type parts struct {
 	mounts []server.Mount
 	loops  []Loop
 	drain  func() // ends what would keep the port busy: the agents' streams
+
+	observer *observe.Observer
+	declared *apply.Declared
+	runner   *recovery.Runner
 }
 
 func (s *Server) serve(ctx context.Context, parts parts) error {
+	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
+	defer endRequests()
 	web := &http.Server{
+		BaseContext:       func(net.Listener) context.Context { return requests },
 		Handler:           server.New(s.serverParts(parts)),
 		TLSConfig:         s.keys.Authority.ServerTLS(s.settings.CertificateNames(), time.Now),
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
@@ -168,6 +182,7 @@ func (s *Server) serve(ctx context.Context, parts parts) error {
 		s.stopping.Store(true)
 		s.log.Info("server is stopping")
 		parts.drain()
+		time.AfterFunc(followersEnd, endRequests)
 		return stop(web)
 	})
 	for _, loop := range parts.loops {
@@ -202,7 +217,7 @@ func stop(web *http.Server) error {
 func (s *Server) serverParts(parts parts) server.Parts {
 	return server.Parts{
 		DB: s.db, Keys: s.keys, Secrets: s.secrets, Audit: s.audit, Log: s.log, Metrics: s.metrics, Version: s.version,
-		Ready: s.ready, Mounts: parts.mounts,
+		Ready: s.ready, Mounts: parts.mounts, Observer: parts.observer, Declared: parts.declared, Recovery: parts.runner,
 	}
 }
 

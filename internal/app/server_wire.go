@@ -76,7 +76,7 @@ func (s *Server) wire() (parts, error) {
 	return parts{
 		mounts: []server.Mount{{Path: path, Handler: handler, Machine: true}, {Path: "/", Handler: rooms}},
 		loops:  loops,
-		drain:  courier.link.Close,
+		drain:  courier.link.Close, observer: observer, declared: declared, runner: runner,
 	}, nil
 }
 

@@ -20,6 +20,7 @@ func commands() []*cobra.Command {
 		recoverCommand(),
 		drillCommand(),
 		vaultCommand(),
+		getCommand(),
 		opCommand(),
 		backupCommand(),
 		restoreCommand(),

@@ -44,10 +44,9 @@ func (s *Server) runBackup(ctx context.Context, in *body[api.NewBackup]) (o op.O
 	return o, err
 }
 
-// nodes is what a restore must know of the nodes.
-func (s *Server) nodes(ctx context.Context) (backup.World, error) {
-	observer := observe.Observer{DB: s.DB}
-	inventory, err := observer.Inventory(ctx)
+// restoreWorld is what a restore must know of the nodes.
+func (s *Server) restoreWorld(ctx context.Context) (backup.World, error) {
+	inventory, err := s.Observer.Inventory(ctx)
 	return backup.World{Nodes: inventory.Nodes, Reachable: func(node string) bool {
 		return s.DB.Now().Sub(inventory.Nodes[node].SeenAt) <= observe.Silent
 	}}, err
@@ -60,7 +59,7 @@ type sealedFor struct {
 }
 
 func (s *Server) sealedSnapshot(ctx context.Context, in *sealedFor) (sealed backup.Sealed, err error) {
-	world, err := s.nodes(ctx)
+	world, err := s.restoreWorld(ctx)
 	if err != nil {
 		return sealed, err
 	}
@@ -79,7 +78,7 @@ func (s *Server) sealedSnapshot(ctx context.Context, in *sealedFor) (sealed back
 }
 
 func (s *Server) restore(ctx context.Context, in *body[api.NewRestore]) (o op.Operation, err error) {
-	world, err := s.nodes(ctx)
+	world, err := s.restoreWorld(ctx)
 	if err != nil {
 		return o, err
 	}

@@ -22,8 +22,10 @@ import (
 
 	"holdfast/internal/access"
 	"holdfast/internal/api"
+	"holdfast/internal/apply"
 	"holdfast/internal/audit"
 	"holdfast/internal/db"
+	"holdfast/internal/observe"
 	"holdfast/internal/recovery"
 	"holdfast/internal/secret"
 )
@@ -40,6 +42,8 @@ type Parts struct {
 	Ready   func(ctx context.Context) error // why the server cannot serve now; nil = it can
 	Mounts  []Mount                         // the agent link and the web
 
+	Observer *observe.Observer
+	Declared *apply.Declared
 	Recovery *recovery.Runner // drills and recoveries; nil leaves their routes out
 }
 
@@ -68,7 +72,10 @@ func New(parts Parts) http.Handler {
 	if parts.Recovery != nil {
 		s.drills()
 	}
+	s.nodes()
+	s.instances()
 	s.operations()
+	s.streams()
 	s.backups()
 	for _, m := range parts.Mounts {
 		if !m.Machine {
