@@ -70,7 +70,8 @@ func (p *process) stop(grace time.Duration) {
 	}
 }
 
-// processesOf finds every process on this machine whose environment says that it belongs to node in the lab at dir.
+// processesOf finds every process on this machine whose environment says that it belongs to node in the lab at dir:
+// a stack's environment is its own, but names its data below dir.
 func processesOf(node, dir string) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -86,14 +87,14 @@ func processesOf(node, dir string) ([]int, error) {
 		if err != nil {
 			continue // it ended, or is another user's
 		}
-		if hasVariable(env, NodeVariable+"="+node) && hasVariable(env, dirVariable+"="+dir) {
+		if hasVariable(env, NodeVariable+"="+node) && bytes.Contains(env, []byte(dir)) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
 }
 
-// dirVariable tells two labs on one machine apart.
+// dirVariable tells the processes of two labs on one machine apart.
 const dirVariable = "HOLDFAST_LAB"
 
 func hasVariable(environ []byte, variable string) bool {
