@@ -110,6 +110,7 @@ func (s Slot) AwaitReady(ctx context.Context, run RunFunc, address string, servi
 	ctx, cancel := context.WithTimeout(ctx, or(service.Readiness.Within, probeWithin))
 	defer cancel()
 	var last error
+	wait, most := 25*time.Millisecond, min(probeInterval, or(service.Readiness.Interval, probeInterval))
 	for n := 1; n <= max(1, service.Replicas); {
 		if err := s.Ask(ctx, run, address, service, n, service.Readiness); err == nil {
 			n++
@@ -117,7 +118,8 @@ func (s Slot) AwaitReady(ctx context.Context, run RunFunc, address string, servi
 		} else if ctx.Err() == nil || last == nil {
 			last = err
 		}
-		if !pause(ctx, min(probeInterval, or(service.Readiness.Interval, probeInterval))) {
+		wait = min(wait*3/2, most) // soon at first, so that a quick start is not waited for
+		if !pause(ctx, wait) {
 			return fmt.Errorf("await %s: %w", service.Name, errors.Join(ctx.Err(), last))
 		}
 	}

@@ -28,7 +28,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := os.RemoveAll(programDir()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
 }
 
 func (n *node) awaitTold(want string) {
@@ -98,6 +102,7 @@ func TestFaultKillHoldsStacksDown(t *testing.T) {
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = child.Process.Kill() }) // it is dead unless the test failed
 	args := step.FaultArgs{ID: "drill-3", Fault: "kill", For: 2 * time.Second}
 	n.do(step.Arm, "", 0, args)
 	path := filepath.Join(w.dir, "a1", "faults", "drill-3.json")

@@ -32,8 +32,9 @@ type instance struct {
 	seen      map[string]seen    // slot -> what was last seen of it
 	sequence  int64              // of the newest canary tick
 	ticked    time.Time
-	sick      map[string]int // service -> failed liveness answers in a row
-	nextTry   time.Time      // no start before, after one that failed
+	sick      map[string]int       // service -> failed liveness answers in a row
+	asked     map[string]time.Time // service -> when it was last asked whether it is alive
+	nextTry   time.Time            // no start before, after one that failed
 	tries     int
 }
 
@@ -66,7 +67,7 @@ func (s *Stack) newInstance(name string) *instance {
 	return &instance{
 		stack: s, name: name, dir: filepath.Join(s.cfg.Data, "instances", name),
 		work: make(chan struct{}, 1), // size 1: whoever has put its token in holds it
-		seen: map[string]seen{}, sick: map[string]int{},
+		seen: map[string]seen{}, sick: map[string]int{}, asked: map[string]time.Time{},
 	}
 }
 

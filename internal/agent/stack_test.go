@@ -49,11 +49,10 @@ var testProgram = func() func(*testing.T) string {
 		t.Helper()
 		once.Do(func() {
 			built := agenttest.Build(t)
-			dir, err := os.MkdirTemp("", "holdfast-agent-test")
-			if err != nil {
+			path = filepath.Join(programDir(), "app")
+			if err := os.MkdirAll(programDir(), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			path = filepath.Join(dir, "app")
 			body, err := os.ReadFile(built)
 			if err != nil {
 				t.Fatal(err)
@@ -65,6 +64,11 @@ var testProgram = func() func(*testing.T) string {
 		return path
 	}
 }()
+
+// programDir is removed by TestMain.
+func programDir() string {
+	return filepath.Join(os.TempDir(), "holdfast-agent-test-"+strconv.Itoa(os.Getpid()))
+}
 
 func newIdentity(t *testing.T) *age.X25519Identity {
 	t.Helper()

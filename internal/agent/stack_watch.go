@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"math"
+	"slices"
 	"time"
 
 	"holdfast/internal/fleet"
@@ -131,19 +132,36 @@ func backoffOf(tries int) time.Duration {
 
 // alive asks the liveness of every service that runs, and starts one again that failed three times in a row.
 func (i *instance) alive(ctx context.Context, name string) {
+	due := i.dueLiveness(name)
+	if len(due) == 0 {
+		return
+	}
 	slot, choice, err := i.resolved(name)
 	if err != nil {
 		return
 	}
-	for _, service := range slot.Spec.Services {
-		if service.Liveness == nil || !i.serviceRuns(name, service.Name) {
-			continue
-		}
+	for _, service := range slot.Wanted(due) {
 		if i.counts(service.Name, i.askAll(ctx, slot, choice, service)) < sickAfter {
 			continue
 		}
 		i.heal(ctx, slot, choice, service)
 	}
+}
+
+// dueLiveness names the running services that are to be asked again, and notes that they are.
+func (i *instance) dueLiveness(slot string) []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	now := i.stack.cfg.Now()
+	var due []string
+	for _, service := range i.seen[slot].spec.Services {
+		runs := slices.ContainsFunc(i.seen[slot].services, func(f fleet.ServiceFacts) bool { return f.Name == service.Name && f.Running > 0 })
+		if service.Liveness != nil && runs && now.Sub(i.asked[service.Name]) >= max(service.Liveness.Interval, i.stack.cfg.Watch) {
+			i.asked[service.Name] = now
+			due = append(due, service.Name)
+		}
+	}
+	return due
 }
 
 func (i *instance) askAll(ctx context.Context, slot Slot, choice EngineChoice, service fleet.Service) error {

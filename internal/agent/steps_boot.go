@@ -248,7 +248,7 @@ func (i *instance) awaitReady(ctx context.Context, slot string, within time.Dura
 	ctx, cancel := context.WithTimeout(ctx, or(within, longest(first.spec)))
 	defer cancel()
 	look := first
-	for wait := 50 * time.Millisecond; !look.ready(); wait = min(wait*3/2, time.Second) {
+	for wait := 25 * time.Millisecond; !look.ready(); wait = min(wait*3/2, probeInterval) {
 		progress(readyWords(look), 0, 0)
 		if !pause(ctx, wait) {
 			return problem.New(problem.Unavailable, "read "+i.slotDir(slot)+"/logs on node "+i.stack.cfg.Node,
