@@ -29,6 +29,7 @@ type site struct {
 	served  map[string]int           // server-side effects by order id
 	answer  func(step.Order) step.Update
 	cut     bool // links are down: orders are lost
+	stops   bool // orders that run end when they are asked to
 }
 
 func newSite(t *testing.T) *site {
@@ -61,7 +62,16 @@ func (s *site) Send(_ context.Context, node string, signed step.Signed) error {
 	return nil
 }
 
-func (s *site) Cancel(_ context.Context, node, id string) error { return nil }
+// Cancel ends an order that runs, if the site stops at all.
+func (s *site) Cancel(_ context.Context, node, id string) error {
+	u := s.journal[id]
+	if !s.stops || u == nil || u.State.Final() {
+		return nil
+	}
+	u.State = step.Cancelled
+	s.outbox[node] = append(s.outbox[node], *u)
+	return nil
+}
 
 func plain(o step.Order) (step.Signed, error) {
 	raw, err := json.Marshal(o)
