@@ -30,8 +30,9 @@ type Journal struct {
 const journalSchema = `
 CREATE TABLE meta     (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE orders   (id TEXT PRIMARY KEY, nonce TEXT UNIQUE, payload TEXT, state TEXT NOT NULL, last TEXT, taken_at INTEGER NOT NULL) STRICT;
-CREATE TABLE outbox   (seq INTEGER PRIMARY KEY AUTOINCREMENT, replaces TEXT, body TEXT NOT NULL) STRICT;
+CREATE TABLE outbox   (seq INTEGER PRIMARY KEY AUTOINCREMENT, replaces TEXT, result INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
 CREATE INDEX outbox_replaces ON outbox (replaces) WHERE replaces IS NOT NULL;
+CREATE INDEX outbox_results  ON outbox (seq) WHERE result = 1;
 CREATE TABLE settings (kind TEXT PRIMARY KEY, generation INTEGER NOT NULL, boot_id TEXT NOT NULL, body TEXT NOT NULL) STRICT;
 CREATE TABLE epochs   (instance TEXT PRIMARY KEY, epoch INTEGER NOT NULL) STRICT;
 `

@@ -29,7 +29,8 @@ func spool(ctx context.Context, tx *sql.Tx, replaces string, report link.Report)
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, "INSERT INTO outbox (replaces, body) VALUES (?, ?)", sql.NullString{String: replaces, Valid: replaces != ""}, body)
+	_, err = tx.ExecContext(ctx, "INSERT INTO outbox (replaces, result, body) VALUES (?, ?, ?)",
+		sql.NullString{String: replaces, Valid: replaces != ""}, report.Result != nil, body)
 	return err
 }
 
@@ -111,6 +112,27 @@ func (j *Journal) Acknowledged(ctx context.Context, through int64) error {
 		_, err := tx.ExecContext(ctx, "DELETE FROM outbox WHERE seq <= ?", through)
 		return err
 	})
+}
+
+// KeepResults is how many answers to checks wait for the server at most: days of them, and less than a gigabyte.
+const KeepResults = 1_000_000
+
+// Thin drops the oldest waiting results beyond keep, and tells in their place how many there were. Orders' ends and
+// events are never dropped.
+func (j *Journal) Thin(ctx context.Context, keep int, now time.Time) (dropped int64, err error) {
+	err = j.tx(ctx, "thin", func(tx *sql.Tx) error {
+		done, err := tx.ExecContext(ctx, `DELETE FROM outbox WHERE result = 1 AND seq <=
+			(SELECT seq FROM outbox WHERE result = 1 ORDER BY seq DESC LIMIT 1 OFFSET ?)`, keep)
+		if err != nil {
+			return err
+		}
+		if dropped, err = done.RowsAffected(); err != nil || dropped == 0 {
+			return err
+		}
+		return spool(ctx, tx, "", link.Report{At: now, Event: &link.Event{Kind: "results_dropped", At: now,
+			Note: fmt.Sprintf("%d results were dropped: the server was away for too long", dropped)}})
+	})
+	return dropped, err
 }
 
 // Agree settles the numbering with the server, before anything is sent over a new connection: through is how far the

@@ -281,6 +281,38 @@ func TestAFullDisk(t *testing.T) {
 	}
 }
 
+// A server that is away for long costs results, with a word about how many; never an event or the end of an order.
+func TestOnlyResultsAreEverDropped(t *testing.T) {
+	j := openTestJournal(t, t.TempDir())
+	var entries []entry
+	for range 10 {
+		entries = append(entries, entry{report: link.Report{Result: &link.Result{Check: "edge"}}}, entry{report: link.Report{Event: &link.Event{Kind: "e"}}})
+	}
+	if err := j.Spool(t.Context(), entries); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int64{6, 0} {
+		if dropped, err := j.Thin(t.Context(), 4, time.Now()); err != nil || dropped != want {
+			t.Fatalf("dropped %d, %v; want %d", dropped, err, want)
+		}
+	}
+	reports, err := j.Unsent(t.Context(), 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	results, events := 0, map[string]int{}
+	for _, r := range reports {
+		if r.Result != nil {
+			results++
+		} else {
+			events[r.Event.Kind+r.Event.Note]++
+		}
+	}
+	if results != 4 || events["e"] != 10 || events["results_dropped6 results were dropped: the server was away for too long"] != 1 || len(events) != 2 {
+		t.Fatalf("%d results, events %v", results, events)
+	}
+}
+
 func TestTheJournalIsItsOwnersAlone(t *testing.T) {
 	dir := t.TempDir()
 	j := openTestJournal(t, dir)

@@ -182,15 +182,23 @@ func (a *Agent) renew(ctx context.Context) error {
 		Note: fmt.Sprintf("ends at %s", a.Identity.Certificate().Leaf.NotAfter.UTC().Format(time.RFC3339))})
 }
 
-// tidy forgets orders that ended long ago, at the start and once a day.
+// tidyEvery is how often the journal is kept small.
+const tidyEvery = 10 * time.Minute
+
+// tidy forgets what is not needed any more, at the start and every now and then.
 func (a *Agent) tidy(ctx context.Context) error {
 	for ctx.Err() == nil {
-		if err := a.Journal.Forget(ctx, a.Now().Add(-KeepEnded)); Broken(err) {
-			return err
-		} else if err != nil {
-			a.Log.Warn("old orders were not forgotten", "error", err)
+		err := a.Journal.Forget(ctx, a.Now().Add(-KeepEnded))
+		if err == nil {
+			_, err = a.Journal.Thin(ctx, KeepResults, a.Now())
 		}
-		rest(ctx, 24*time.Hour)
+		if Broken(err) {
+			return err
+		}
+		if err != nil {
+			a.Log.Warn("the journal was not kept small", "error", err)
+		}
+		rest(ctx, tidyEvery)
 	}
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // Spool takes the reports of every part of the node and brings them to the server in order. A report is on disk when
-// Event or Result returns, and leaves the disk when the server has committed it.
+// Event or Results returns, and leaves the disk when the server has committed it.
 type Spool struct {
 	journal *Journal
 	now     func() time.Time
@@ -46,9 +46,13 @@ func (s *Spool) Event(ctx context.Context, event link.Event) error {
 	return s.add(ctx, entry{report: link.Report{At: event.At, Event: &event}})
 }
 
-// Result reports one answer to one check.
-func (s *Spool) Result(ctx context.Context, result link.Result) error {
-	return s.add(ctx, entry{report: link.Report{At: s.now(), Result: &result}})
+// Results reports answers to checks.
+func (s *Spool) Results(ctx context.Context, results ...link.Result) error {
+	entries := make([]entry, len(results))
+	for i := range results {
+		entries[i].report = link.Report{At: s.now(), Result: &results[i]}
+	}
+	return s.add(ctx, entries...)
 }
 
 // Changed says that the node's facts are no longer what was reported. It never waits; several changes within a fifth
@@ -63,9 +67,9 @@ func knock(door chan struct{}) {
 	}
 }
 
-// add commits an entry together with those of whoever else is adding now.
-func (s *Spool) add(ctx context.Context, e entry) error {
-	g, leads := s.join(e)
+// add commits entries together with those of whoever else is adding now.
+func (s *Spool) add(ctx context.Context, entries ...entry) error {
+	g, leads := s.join(entries)
 	if !leads {
 		<-g.done
 		return g.err
@@ -81,13 +85,13 @@ func (s *Spool) add(ctx context.Context, e entry) error {
 	return g.err
 }
 
-func (s *Spool) join(e entry) (g *group, leads bool) {
+func (s *Spool) join(entries []entry) (g *group, leads bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if leads = s.group == nil; leads {
 		s.group = &group{done: make(chan struct{})}
 	}
-	s.group.entries = append(s.group.entries, e)
+	s.group.entries = append(s.group.entries, entries...)
 	return s.group, leads
 }
 

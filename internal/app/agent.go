@@ -258,17 +258,42 @@ func (p *nodeProcess) prober(ctx context.Context) error {
 	if !slices.Contains(p.Self.Roles, fleet.RoleProbe) {
 		return nil
 	}
+	results := make(chan link.Result, resultsAtOnce)
 	prober := check.NewProber(func(result link.Result) {
-		if err := p.spool.Result(ctx, result); err != nil && ctx.Err() == nil {
-			p.Log.Error("result was not kept", "check", result.Check, "error", err)
+		select {
+		case results <- result:
+		case <-ctx.Done():
 		}
 	})
 	p.config.Settings.Probes = func(_ context.Context, probes link.ProbesSetting) error {
 		prober.Set(probes)
 		return nil
 	}
-	p.runs = append(p.runs, prober.Run)
+	p.runs = append(p.runs, prober.Run, func(ctx context.Context) error { return p.keepResults(ctx, results) })
 	return nil
+}
+
+// resultsAtOnce is how many results are kept in one go, at most.
+const resultsAtOnce = 1000
+
+// keepResults keeps what the prober has seen. All that has come meanwhile shares one flush of the disk, so that a slow
+// disk does not make the prober late.
+func (p *nodeProcess) keepResults(ctx context.Context, results <-chan link.Result) error {
+	for {
+		var batch []link.Result
+		select {
+		case <-ctx.Done():
+			return nil
+		case first := <-results:
+			batch = append(batch, first)
+		}
+		for len(results) > 0 && len(batch) < resultsAtOnce {
+			batch = append(batch, <-results)
+		}
+		if err := p.spool.Results(ctx, batch...); err != nil && ctx.Err() == nil {
+			p.Log.Error("results were not kept", "results", len(batch), "error", err)
+		}
+	}
 }
 
 // edge keeps the edge process of this node, when that is a role of it.
