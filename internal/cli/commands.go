@@ -12,6 +12,8 @@ func commands() []*cobra.Command {
 		tokenCommand(),
 		joinTokenCommand(),
 		validateCommand(),
+		planCommand(),
+		applyCommand(),
 		explainCommand(),
 		schemaCommand(),
 		agentCommand(),

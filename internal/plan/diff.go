@@ -57,8 +57,12 @@ func (d *diff) end() (Plan, error) {
 		return Plan{}, err
 	}
 	d.plan.Items = append([]Item{}, d.plan.Items...) // [] rather than null in JSON
-	d.plan.ID, err = hash(d.plan)
-	return d.plan, err
+	id, err := hash(d.plan)
+	if err != nil {
+		return Plan{}, err
+	}
+	d.plan.ID = id[:20] // 80 bits: enough to tell plans apart, short enough to type
+	return d.plan, nil
 }
 
 func (d *diff) block(instance, next, why string, args ...any) {

@@ -19,7 +19,7 @@ import (
 
 // Plan is the difference between what is declared and what is.
 type Plan struct {
-	ID        string    `json:"id"`        // hex SHA-256 over all else
+	ID        string    `json:"id"`        // 20 hex digits of the SHA-256 over all else
 	Fleet     string    `json:"fleet"`     // revision of the fleet
 	Inventory string    `json:"inventory"` // fingerprint of the facts that matter; the ages of facts do not
 	Selector  string    `json:"selector,omitempty"`

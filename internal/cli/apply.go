@@ -1,0 +1,110 @@
+//go:build !slim
+
+package cli
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/api"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
+)
+
+// applyCommand plans, shows the plan, asks, and does it. With --plan it does exactly the plan that was shown before.
+func applyCommand() *cobra.Command {
+	var id string
+	var yes, detach bool
+	cmd := &cobra.Command{
+		Use:   "apply -f DIR [-l SELECTOR] | apply --plan ID",
+		Short: "Make it so: plan, show the plan, and carry it out",
+		Long: "With --plan ID, a plan that was shown before is carried out, or refused when the fleet or the nodes have moved on\n" +
+			"since. Removing an instance's file stops it and keeps its data and its backups.",
+		Args: cobra.NoArgs,
+		RunE: withServer(func(cmd *cobra.Command, c *api.Client, _ []string) error {
+			p, err := planFor(cmd, c, id)
+			if err != nil {
+				return err
+			}
+			if err := agree(cmd, p, yes); err != nil {
+				return err
+			}
+			if len(p.Items) == 0 {
+				return leftOut(p)
+			}
+			return carryOut(cmd, c, p, detach)
+		}),
+	}
+	addFleetFlag(cmd)
+	addSelectorFlag(cmd)
+	cmd.Flags().StringVar(&id, "plan", "", "id of a plan that holdfast plan has shown")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&detach, "detach", false, "do not wait for the end")
+	cmd.MarkFlagsMutuallyExclusive("plan", "fleet")
+	cmd.MarkFlagsMutuallyExclusive("plan", "selector")
+	return cmd
+}
+
+// planFor is the kept plan with that id, or a new one.
+func planFor(cmd *cobra.Command, c *api.Client, id string) (plan.Plan, error) {
+	if id != "" {
+		return c.Plan(cmd.Context(), id)
+	}
+	return makePlan(cmd, c)
+}
+
+// agree shows the plan and wants a yes. What is shown goes to standard error with -o json, whose output is the
+// operation's.
+func agree(cmd *cobra.Command, p plan.Plan, yes bool) error {
+	out := cmd.OutOrStdout()
+	if wantsJSON(cmd) {
+		out = cmd.ErrOrStderr()
+	}
+	if _, err := fmt.Fprint(out, drawPlan(p)); err != nil {
+		return err
+	}
+	if yes || len(p.Items) == 0 {
+		return nil
+	}
+	fmt.Fprint(cmd.ErrOrStderr(), "\nType yes to do this: ")
+	typed, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	if strings.TrimSpace(typed) != "yes" {
+		return problem.New(problem.Usage, "holdfast apply --plan "+p.ID+" --yes", "nothing was applied: the answer was not yes")
+	}
+	return nil
+}
+
+// carryOut begins the operation and watches it.
+func carryOut(cmd *cobra.Command, c *api.Client, p plan.Plan, detach bool) error {
+	applied, err := c.ApplyPlan(cmd.Context(), p.ID)
+	if err != nil {
+		return err
+	}
+	shown, err := c.Operation(cmd.Context(), applied.Operation)
+	if err != nil {
+		return err
+	}
+	if err := begun(cmd, c, shown.Operation, detach); err != nil {
+		return err
+	}
+	return leftOut(p)
+}
+
+// leftOut is the error of an apply that was done, and could not touch everything.
+func leftOut(p plan.Plan) error {
+	if len(p.Blocked) == 0 {
+		return nil
+	}
+	names := make([]string, len(p.Blocked))
+	for i, b := range p.Blocked {
+		names[i] = b.Instance
+	}
+	return problem.New(problem.Partial, p.Blocked[0].Next, "%d instances are blocked and were not touched: %s", len(names), strings.Join(names, ", "))
+}
