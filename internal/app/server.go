@@ -162,6 +162,7 @@ type parts struct {
 
 	observer *observe.Observer
 	declared *apply.Declared
+	planner  *apply.Planner
 	runner   *recovery.Runner
 }
 
@@ -217,7 +218,7 @@ func stop(web *http.Server) error {
 func (s *Server) serverParts(parts parts) server.Parts {
 	return server.Parts{
 		DB: s.db, Keys: s.keys, Secrets: s.secrets, Audit: s.audit, Log: s.log, Metrics: s.metrics, Version: s.version,
-		Ready: s.ready, Mounts: parts.mounts, Observer: parts.observer, Declared: parts.declared, Recovery: parts.runner,
+		Ready: s.ready, Mounts: parts.mounts, Observer: parts.observer, Declared: parts.declared, Planner: parts.planner, Recovery: parts.runner,
 	}
 }
 

@@ -77,6 +77,7 @@ func (s *Server) wire() (parts, error) {
 		mounts: []server.Mount{{Path: path, Handler: handler, Machine: true}, {Path: "/", Handler: rooms}},
 		loops:  loops,
 		drain:  courier.link.Close, observer: observer, declared: declared, runner: runner,
+		planner: &apply.Planner{DB: s.db, Secrets: s.secrets, Audit: s.audit, Inventory: observer.Inventory},
 	}, nil
 }
 

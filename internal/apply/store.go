@@ -2,12 +2,16 @@ package apply
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 
 	"github.com/uptrace/bun"
 
 	"holdfast/internal/db"
 	"holdfast/internal/fleet"
+	"holdfast/internal/plan"
+	"holdfast/internal/problem"
 )
 
 // keepFiles keeps a fleet directory under its revision; one that is kept already is let be.
@@ -40,4 +44,55 @@ func selectFiles(ctx context.Context, in bun.IDB, revision string) (fleet.Files,
 		return nil, fmt.Errorf("read fleet %.12s: %w", revision, err)
 	}
 	return files.V, nil
+}
+
+// appliedOrNone is the declared revision; "" before the first apply.
+func appliedOrNone(ctx context.Context, in bun.IDB) (string, error) {
+	revision, err := selectApplied(ctx, in)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read which fleet is declared: %w", err)
+	}
+	return revision, nil
+}
+
+// keptPlan is a plan as it was kept. base is the revision that was declared then.
+type keptPlan struct {
+	plan plan.Plan
+	base string
+}
+
+// keepPlan keeps a plan. One that was made before is kept anew, for its base may have moved on.
+func keepPlan(ctx context.Context, tx db.Tx, made plan.Plan, base, actor string) error {
+	_, err := tx.NewRaw(`INSERT INTO plans (id, base, plan, created_at, created_by, operation) VALUES (?, ?, ?, ?, ?, '')
+		ON CONFLICT (id) DO UPDATE SET base = excluded.base, created_at = excluded.created_at, created_by = excluded.created_by`,
+		made.ID, base, db.Of(made), db.At(tx.Now), actor).Exec(ctx)
+	if err != nil {
+		return fmt.Errorf("keep plan %s: %w", made.ID, err)
+	}
+	return nil
+}
+
+func selectPlan(ctx context.Context, in bun.IDB, id string) (keptPlan, error) {
+	var row struct {
+		Base string
+		Plan db.JSON[plan.Plan]
+	}
+	err := in.NewRaw("SELECT base, plan FROM plans WHERE id = ?", id).Scan(ctx, &row)
+	if errors.Is(err, sql.ErrNoRows) {
+		return keptPlan{}, problem.New(problem.NotFound, "holdfast plan -f DIR", "there is no plan %s", id)
+	}
+	if err != nil {
+		return keptPlan{}, fmt.Errorf("read plan %s: %w", id, err)
+	}
+	return keptPlan{row.Plan.V, row.Base}, nil
+}
+
+func markOperation(ctx context.Context, tx db.Tx, id, operation string) error {
+	if _, err := tx.NewRaw("UPDATE plans SET operation = ? WHERE id = ?", operation, id).Exec(ctx); err != nil {
+		return fmt.Errorf("note the operation of plan %s: %w", id, err)
+	}
+	return nil
 }

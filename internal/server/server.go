@@ -44,6 +44,7 @@ type Parts struct {
 
 	Observer *observe.Observer
 	Declared *apply.Declared
+	Planner  *apply.Planner
 	Recovery *recovery.Runner // drills and recoveries; nil leaves their routes out
 }
 
@@ -74,6 +75,7 @@ func New(parts Parts) http.Handler {
 	}
 	s.nodes()
 	s.instances()
+	s.plans()
 	s.operations()
 	s.streams()
 	s.backups()

@@ -8,10 +8,10 @@ CREATE TABLE fleet_revisions (
     applied_by TEXT NOT NULL
 );
 CREATE INDEX fleet_revisions_applied ON fleet_revisions (applied_at);
+-- plans that wait to be applied; base is the revision that was declared when each was made
 CREATE TABLE plans (
     id         TEXT PRIMARY KEY,
-    revision   TEXT NOT NULL,
-    selector   TEXT NOT NULL,
+    base       TEXT NOT NULL,
     plan       TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     created_by TEXT NOT NULL,
