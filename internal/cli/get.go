@@ -14,7 +14,7 @@ import (
 
 func getCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "get", Short: "Show what the server knows: nodes, instances, operations, snapshots, results"}
-	cmd.AddCommand(getNodesCommand(), getInstancesCommand(), getOperationsCommand(), getSnapshotsCommand(), getResultsCommand())
+	cmd.AddCommand(getNodesCommand(), getInstancesCommand(), getOperationsCommand(), getSnapshotsCommand(), getResultsCommand(), getSitesCommand())
 	return cmd
 }
 
@@ -115,4 +115,31 @@ func span(d time.Duration) string {
 		return fmt.Sprintf("%dh", int(d.Hours()))
 	}
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+func getSitesCommand() *cobra.Command {
+	return &cobra.Command{Use: "sites", Short: "List sites, and which of them look lost from outside", Args: cobra.NoArgs, RunE: withServer(func(cmd *cobra.Command, c *api.Client, _ []string) error {
+		sites, err := c.Sites(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return show(cmd, sites, func() error {
+			var rows [][]any
+			for _, s := range sites {
+				rows = append(rows, []any{s.Site, siteState(s), fmt.Sprintf("%d of %d", s.Heard, s.Nodes), s.Instances, s.Down, s.Why})
+			}
+			return table(cmd, []any{"SITE", "STATE", "NODES HEARD", "INSTANCES", "DOWN", "WHY"}, rows)
+		})
+	})}
+}
+
+// siteState never says that a site is lost: that is for a person to declare.
+func siteState(s api.Site) string {
+	switch {
+	case s.Suspected:
+		return "suspected lost"
+	case s.Heard == 0:
+		return "silent"
+	}
+	return "heard"
 }

@@ -74,6 +74,7 @@ func New(parts Parts) http.Handler {
 		s.drills()
 	}
 	s.nodes()
+	s.sites()
 	s.instances()
 	s.plans()
 	s.operations()
