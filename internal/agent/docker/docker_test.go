@@ -22,9 +22,15 @@ import (
 
 const image = "holdfast-test/app:1"
 
-func TestEngine(t *testing.T) {
+func TestDocker(t *testing.T) {
 	host := dockerd(t)
 	importImage(t, host, agenttest.Build(t))
+	t.Run("engine", func(t *testing.T) { testEngine(t, host) })
+	t.Run("life of an instance", func(t *testing.T) { testLife(t, host) })
+	t.Run("limits and logs", func(t *testing.T) { testLimits(t, host) })
+}
+
+func testEngine(t *testing.T, host string) {
 	agenttest.RunEngine(t, agenttest.Bench{
 		Open: func(t *testing.T) agent.Engine {
 			e, err := docker.New(t.Context(), docker.Config{Node: "n1", Host: host})
