@@ -256,6 +256,7 @@ func (o *orders) finish(w *work, result json.RawMessage, err error) {
 		return
 	}
 	last := o.lastWord(w, result, err)
+	o.log.Info("order ended", "order", last.OrderID, "kind", w.order.Step.Kind, "instance", w.order.Step.Instance, "state", last.State, "why", last.Error)
 	for {
 		err := o.journal.Finish(o.root, last)
 		if err == nil {
