@@ -88,7 +88,8 @@ type ProbeResult struct {
 	Instance string        `json:"instance"`
 	Probe    string        `json:"probe"` // the node that asked
 	OK       bool          `json:"ok"`
-	At       time.Time     `json:"at"`
+	At       time.Time     `json:"at"`       // when it was asked
+	Took     time.Duration `json:"took"`     // until the answer, or the timeout
 	Interval time.Duration `json:"interval"` // between two questions: the error of every downtime
 }
 

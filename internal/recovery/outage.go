@@ -30,14 +30,15 @@ func rules(n fleet.RecoveryNormal) fleet.RecoveryNormal {
 }
 
 // Detect tells when the results first said that the scope is lost: when Share percent of the members had answered
-// badly Bad times in a row. Results before from count for nothing.
+// badly Bad times in a row. Results asked before from count for nothing. An answer counts when it was there, not when
+// it was asked for: a question that nobody answers is known to be bad only after its timeout.
 func Detect(members []Member, results []ProbeResult, normal fleet.RecoveryNormal, from time.Time) (time.Time, bool) {
 	normal = rules(normal)
 	row, bad := map[string]int{}, map[string]bool{}
 	for _, m := range members {
 		row[m.Instance] = 0
 	}
-	for _, r := range inTime(results, from) {
+	for _, r := range asKnown(inTime(results, from)) {
 		if _, member := row[r.Instance]; !member {
 			continue
 		}
@@ -47,10 +48,19 @@ func Detect(members []Member, results []ProbeResult, normal fleet.RecoveryNormal
 		}
 		bad[r.Instance] = row[r.Instance] >= normal.Bad
 		if 100*count(bad) >= normal.Share*len(members) && count(bad) > 0 {
-			return r.At, true
+			return r.known(), true
 		}
 	}
 	return time.Time{}, false
+}
+
+// known is when the answer was there.
+func (r ProbeResult) known() time.Time { return r.At.Add(r.Took) }
+
+// asKnown sorts by when the answers were there.
+func asKnown(results []ProbeResult) []ProbeResult {
+	slices.SortStableFunc(results, func(a, b ProbeResult) int { return a.known().Compare(b.known()) })
+	return results
 }
 
 func count(set map[string]bool) int {

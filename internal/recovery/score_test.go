@@ -453,3 +453,17 @@ func BenchmarkScore200(b *testing.B) {
 		Score(in)
 	}
 }
+
+// A silence is known to be bad only when the probe gives up on it.
+func TestDetectCountsWhenTheAnswerWasThere(t *testing.T) {
+	members := []Member{{Instance: "acme"}}
+	results := []ProbeResult{
+		{Instance: "acme", Probe: "p1", OK: true, At: sec(-1)},
+		{Instance: "acme", Probe: "p1", At: sec(1), Took: 5 * time.Second},
+		{Instance: "acme", Probe: "p2", At: sec(2), Took: time.Second},
+	}
+	at, ok := Detect(members, results, fleet.RecoveryNormal{}, sec(0))
+	if !ok || !at.Equal(sec(6)) {
+		t.Errorf("detected at %s, %v", at, ok)
+	}
+}

@@ -31,7 +31,7 @@ func witnesses(ctx context.Context, in bun.IDB, run Run, since, until time.Time)
 	for _, r := range seen {
 		edge, viaEdge := strings.CutPrefix(r.Check, "edge/")
 		if outside(r.Node) && (!viaEdge || outside(edge)) {
-			kept = append(kept, ProbeResult{Instance: r.Instance, Probe: r.Node, OK: r.OK, At: r.At})
+			kept = append(kept, ProbeResult{Instance: r.Instance, Probe: r.Node, OK: r.OK, At: r.At, Took: r.Took})
 		}
 	}
 	return paced(kept), nil
