@@ -3,7 +3,6 @@ package api
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"holdfast/internal/access"
 	"holdfast/internal/problem"
 )
 
@@ -27,13 +25,9 @@ type Client struct {
 
 // NewClient makes a client of the context's server.
 func NewClient(c Context) (*Client, error) {
-	authority, err := c.authority()
+	config, err := c.TLS()
 	if err != nil {
-		return nil, problem.Wrap(err, problem.Usage, "holdfast login URL", "context file was not read")
-	}
-	config := &tls.Config{MinVersion: tls.VersionTLS13}
-	if authority != nil {
-		config = access.ClientTLS(authority, nil)
+		return nil, err
 	}
 	transport := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, TLSClientConfig: config, ForceAttemptHTTP2: true,

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"holdfast/internal/access"
 	"holdfast/internal/problem"
 )
 
@@ -42,6 +44,18 @@ func (c Context) authority() (*x509.Certificate, error) {
 		return nil, errors.New("authority is not PEM")
 	}
 	return x509.ParseCertificate(block.Bytes)
+}
+
+// TLS is what a connection to the server trusts.
+func (c Context) TLS() (*tls.Config, error) {
+	authority, err := c.authority()
+	if err != nil {
+		return nil, problem.Wrap(err, problem.Usage, "holdfast login URL", "context file was not read")
+	}
+	if authority == nil {
+		return &tls.Config{MinVersion: tls.VersionTLS13}, nil
+	}
+	return access.ClientTLS(authority, nil), nil
 }
 
 // ContextPath is where the context file lies: HOLDFAST_CONTEXT, or holdfast/context.json in the person's folder of
