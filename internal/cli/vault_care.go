@@ -34,6 +34,7 @@ func vaultCheckCommand(f *vaultFlags) *cobra.Command {
 				}
 			}
 			o.Progress = drawProgress(cmd, "checked")
+			collectGarbageEarly()
 			report, err := r.Check(cmd.Context(), o)
 			if err != nil && !errors.Is(err, vault.ErrDamaged) {
 				return err

@@ -443,17 +443,19 @@ func (b *backup) send(ctx context.Context) error {
 // indexEvery is after how many packs what was stored is made known, for a run that never ends well.
 const indexEvery = 64
 
+// sendOne notes a pack before it stores it: what a killed run stored is known to the next, which looks
+// whether it is there.
 func (b *backup) sendOne(ctx context.Context, p sealedPack) error {
+	line := index.Pack{Name: p.Name, Size: int64(len(p.Body)), Epoch: b.key.Epoch, MAC: p.MAC, IDs: p.ids}
+	if err := b.journal.add(line); err != nil {
+		return err
+	}
 	if err := put(ctx, b.repo.store, packFolder+"/"+p.Name, p.Body); err != nil {
 		return err
 	}
 	b.added.Add(int64(len(p.Body)))
-	line := index.Pack{Name: p.Name, Size: int64(len(p.Body)), Epoch: b.key.Epoch, MAC: p.MAC, IDs: p.ids}
 	b.index.End(p.number, line)
 	b.buffers <- p.Body
-	if err := b.journal.add(line); err != nil {
-		return err
-	}
 	b.mu.Lock()
 	b.fresh = append(b.fresh, line)
 	var now []index.Pack

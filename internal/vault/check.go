@@ -385,55 +385,85 @@ func (c *checker) compareLists(s *opened) {
 	}
 }
 
-// readPacks verifies the chunks of all packs, or of a sample.
+// readPacks verifies the chunks of all packs, or of a sample, by a few readers that keep their memory.
 func (c *checker) readPacks(ctx context.Context, s *opened, lines map[string]tree.PackLine, wanted map[string]map[uint32]bool) error {
+	work := make(chan tree.PackLine)
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(4)
-	for name, line := range lines {
-		if c.o.Sample > 0 && rand.Float64() >= c.o.Sample {
-			continue
-		}
-		if _, there := c.objects[packFolder][name]; !there {
-			continue
-		}
-		group.Go(func() error {
-			err := c.readPack(ctx, s, line, wanted[name])
-			if errors.Is(err, ErrDamaged) {
-				c.mu.Lock()
-				c.report.Read++
-				known := slices.ContainsFunc(c.report.Findings, func(f Finding) bool { return f.Object == packFolder+"/"+name })
-				c.mu.Unlock()
-				if !known {
-					c.find(packFolder+"/"+name, cutName(err, packFolder+"/"+name), c.needs[name]...)
-				}
-				return nil
+	group.Go(func() error {
+		defer close(work)
+		for name, line := range lines {
+			_, there := c.objects[packFolder][name]
+			if !there || c.o.Sample > 0 && rand.Float64() >= c.o.Sample {
+				continue
 			}
-			c.mu.Lock()
-			c.report.Read++
-			c.mu.Unlock()
-			return err
+			if err := sendTo(ctx, work, line); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for range checkReaders {
+		group.Go(func() error {
+			r := &packChecker{c: c, s: s, readers: map[string]*pack.Reader{}}
+			for line := range work {
+				if err := r.check(ctx, line, wanted[line.Name]); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	}
 	return group.Wait()
 }
 
-func (c *checker) readPack(ctx context.Context, s *opened, line tree.PackLine, wanted map[uint32]bool) error {
+// checkReaders is how many packs are decrypted at once.
+const checkReaders = 2
+
+// packChecker verifies one pack after the other.
+type packChecker struct {
+	c       *checker
+	s       *opened
+	readers map[string]*pack.Reader // by epoch
+	buffer  []byte
+}
+
+// check turns damage into a finding, unless a coarser step found it.
+func (r *packChecker) check(ctx context.Context, line tree.PackLine, wanted map[uint32]bool) error {
+	err := r.read(ctx, line, wanted)
+	if err != nil && !errors.Is(err, ErrDamaged) {
+		return err
+	}
 	name := packFolder + "/" + line.Name
-	id, ok := s.ids[line.Epoch]
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	r.c.report.Read++
+	known := slices.ContainsFunc(r.c.report.Findings, func(f Finding) bool { return f.Object == name })
+	if err != nil && !known {
+		r.c.report.Findings = append(r.c.report.Findings, Finding{name, cutName(err, name), r.c.needs[line.Name]})
+	}
+	return nil
+}
+
+func (r *packChecker) read(ctx context.Context, line tree.PackLine, wanted map[uint32]bool) error {
+	name := packFolder + "/" + line.Name
+	id, ok := r.s.ids[line.Epoch]
 	if !ok {
 		return fmt.Errorf("%s: %w: no identity of epoch %s was given", name, ErrWrongKey, line.Epoch)
 	}
-	body, err := wholePack(ctx, c.r.store, name, nil)
-	if err != nil {
+	var err error
+	if r.buffer, err = wholePack(ctx, r.c.r.store, name, r.buffer); err != nil {
 		return gone(err)
 	}
-	plain, size, err := openPack(memory(body), int64(len(body)), id)
+	plain, size, err := openPack(memory(r.buffer), int64(len(r.buffer)), id)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	reader, err := pack.NewReader(id.keys())
-	if err != nil {
-		return err
+	reader := r.readers[line.Epoch]
+	if reader == nil {
+		if reader, err = pack.NewReader(id.keys()); err != nil {
+			return err
+		}
+		r.readers[line.Epoch] = reader
 	}
 	return verifyPack(reader, plain, size, line, wanted, name)
 }

@@ -129,8 +129,11 @@ func (f *packFile) ahead(spans []span, plainSize int64) error {
 	return nil
 }
 
-// wholePack reads all of a pack into memory.
+// wholePack reads all of a pack into memory, into buffer when it is large enough.
 func wholePack(ctx context.Context, s Store, name string, buffer []byte) ([]byte, error) {
+	if cap(buffer) == 0 {
+		buffer = make([]byte, 0, pack.Target+pack.Target/8)
+	}
 	r, err := s.Get(ctx, name, 0, -1)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)

@@ -25,8 +25,15 @@ type place struct {
 
 func newPlace(t testing.TB) *place {
 	t.Helper()
-	p := &place{dir: filepath.Join(t.TempDir(), "repo"), cache: t.TempDir(), people: vaulttest.NewKey(t)}
-	p.store = disk.Open(p.dir)
+	dir := filepath.Join(t.TempDir(), "repo")
+	p := newPlaceIn(t, disk.Open(dir))
+	p.dir = dir
+	return p
+}
+
+func newPlaceIn(t testing.TB, s vault.Store) *place {
+	t.Helper()
+	p := &place{store: s, cache: t.TempDir(), people: vaulttest.NewKey(t)}
 	var err error
 	p.repo, p.key, err = vault.Init(t.Context(), p.store, vault.InitOptions{Instance: "acme", Recipients: []string{p.people.Public}})
 	if err != nil {
