@@ -56,6 +56,9 @@ func (s *server) start(ctx context.Context) error {
 		return err
 	}
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); wait(ctx, 10*time.Millisecond) {
+		if _, err := os.Stat(s.admin()); err != nil {
+			continue // a new server listens before it has written who may administer it
+		}
 		conn, err := net.DialTimeout("tcp", s.addr, time.Second)
 		if err == nil {
 			return conn.Close()
@@ -69,10 +72,12 @@ func (s *server) kill() {
 	_ = s.process.Wait()         // it says "killed"
 }
 
+func (s *server) admin() string { return filepath.Join(s.dir, "data", "admin.json") }
+
 func (s *server) url() string { return "https://" + s.addr }
 
 func (s *server) client() (*api.Client, error) {
-	admin, err := api.ReadContext(filepath.Join(s.dir, "data", "admin.json"))
+	admin, err := api.ReadContext(s.admin())
 	if err != nil {
 		return nil, err
 	}
