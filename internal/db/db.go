@@ -45,6 +45,7 @@ type DB struct {
 	Engine   string // "sqlite" or "postgres"
 	Doorbell *Doorbell
 	now      func() time.Time
+	turn     chan struct{} // SQLite: held by the one transaction that runs; nil on PostgreSQL
 }
 
 // Tx is one transaction. Now is the same moment for everything in it.
@@ -82,7 +83,7 @@ func dial(dsn string) (*DB, goose.Dialect, error) {
 		return nil, "", fmt.Errorf("open sqlite database %s: %w", path, err)
 	}
 	conn.SetMaxOpenConns(8)
-	return &DB{DB: bun.NewDB(conn, sqlitedialect.New()), Engine: "sqlite", Doorbell: newDoorbell(), now: time.Now}, goose.DialectSQLite3, nil
+	return &DB{DB: bun.NewDB(conn, sqlitedialect.New()), Engine: "sqlite", Doorbell: newDoorbell(), now: time.Now, turn: make(chan struct{}, 1)}, goose.DialectSQLite3, nil
 }
 
 func migrate(ctx context.Context, conn *sql.DB, dialect goose.Dialect) error {
@@ -111,7 +112,12 @@ func (d *DB) Tx(ctx context.Context, do func(ctx context.Context, tx Tx) error) 
 	if ctx.Value(inTx{}) != nil {
 		return ErrNested
 	}
-	err := d.RunInTx(context.WithValue(ctx, inTx{}, true), nil, func(ctx context.Context, tx bun.Tx) error {
+	leave, err := d.queue(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	err = d.RunInTx(context.WithValue(ctx, inTx{}, true), nil, func(ctx context.Context, tx bun.Tx) error {
 		if err := d.lockOut(ctx, tx); err != nil {
 			return fmt.Errorf("wait for the other transactions: %w", err)
 		}
@@ -121,6 +127,20 @@ func (d *DB) Tx(ctx context.Context, do func(ctx context.Context, tx Tx) error) 
 		d.Doorbell.Ring()
 	}
 	return err
+}
+
+// queue waits for the turn of this process's transactions on SQLite. SQLite itself lets those who come second sleep
+// and look again, which costs milliseconds each time and is fair to nobody.
+func (d *DB) queue(ctx context.Context) (leave func(), err error) {
+	if d.turn == nil {
+		return func() {}, nil
+	}
+	select {
+	case d.turn <- struct{}{}:
+		return func() { <-d.turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // lockOut makes PostgreSQL do what SQLite's immediate transactions do: one writing transaction at a time, over all

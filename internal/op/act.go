@@ -170,19 +170,23 @@ func (i *Interpreter) act(ctx context.Context, t *tracked, moves []Move) error {
 
 // deliver sends first, so that nodes work while the server does its own steps.
 func (i *Interpreter) deliver(ctx context.Context, t *tracked, calls []Call) error {
+	var whole []Call
 	for _, c := range calls {
 		var err error
-		if c.Step.Node != "" {
+		switch {
+		case c.Step.Node != "":
 			t.handed[c.OrderID()] = i.DB.Now()
 			err = i.send(ctx, c)
-		} else {
+		case i.Serve[c.Step.Kind].InTx != nil && c.broken == nil:
+			whole = append(whole, c)
+		default:
 			err = i.serve(ctx, c)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return i.serveInTx(ctx, whole)
 }
 
 // calls reads the arguments and placements of steps that are about to be done.
@@ -296,7 +300,7 @@ func (i *Interpreter) ask(ctx context.Context, t *tracked, s Step) error {
 	return nil
 }
 
-// serve does a step on the server: in one transaction, or beside the loop.
+// serve does a step beside the loop.
 func (i *Interpreter) serve(ctx context.Context, c Call) error {
 	how, ok := i.Serve[c.Step.Kind]
 	switch {
@@ -304,41 +308,61 @@ func (i *Interpreter) serve(ctx context.Context, c Call) error {
 		return i.word(ctx, c, failure(c.broken))
 	case !ok:
 		return i.word(ctx, c, failure(problem.New(problem.Internal, "", "this server does not do steps of kind %s", c.Step.Kind)))
-	case how.InTx != nil:
-		return i.serveInTx(ctx, c, how.InTx)
 	}
 	i.serveBeside(ctx, c, how.Do)
 	return nil
 }
 
-func (i *Interpreter) serveInTx(ctx context.Context, c Call, do func(context.Context, db.Tx, Call) (json.RawMessage, error)) error {
-	var own error // the step's fault, which undoes the transaction; the loop goes on
-	err := i.write(ctx, string(c.Step.Kind), func(ctx context.Context, tx db.Tx) error {
-		if own = i.stillHeld(ctx, tx, c); own != nil {
-			return own
-		}
-		var result json.RawMessage
-		if result, own = do(ctx, tx, c); own != nil {
-			return own
-		}
-		return i.Folder.Fold(ctx, tx, "", []step.Update{c.update(step.Update{State: step.Done, Result: result})})
-	})
-	if own != nil && ctx.Err() == nil {
-		return i.word(ctx, c, failure(own))
-	}
-	return err
-}
-
-// stillHeld refuses a step of an instance that another operation has taken meanwhile.
-func (i *Interpreter) stillHeld(ctx context.Context, tx db.Tx, c Call) error {
-	if c.Step.Instance == "" {
+// serveInTx does steps whose effect belongs in the transaction that ends them: all in one if all goes well, as a
+// recovery claims a hundred instances at once; and if not, each for itself, so that one's fault is its own.
+func (i *Interpreter) serveInTx(ctx context.Context, calls []Call) error {
+	if len(calls) == 0 {
 		return nil
 	}
-	ok, err := holds(ctx, tx, c.Operation.ID, c.Step.Instance)
-	if err == nil && !ok {
-		return problem.New(problem.Conflict, "holdfast op list", "operation %s no longer holds instance %s", c.Operation.ID, c.Step.Instance)
+	own, err := i.together(ctx, calls)
+	if own == nil || ctx.Err() != nil {
+		return err
 	}
-	return err
+	if len(calls) == 1 {
+		return i.word(ctx, calls[0], failure(own))
+	}
+	for _, c := range calls {
+		if err := i.serveInTx(ctx, []Call{c}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// together does all calls in one transaction. A step's fault is told apart from the database's: it undoes the
+// transaction, and the loop goes on.
+func (i *Interpreter) together(ctx context.Context, calls []Call) (own, err error) {
+	err = i.write(ctx, "steps", func(ctx context.Context, tx db.Tx) error {
+		var done []step.Update
+		for _, c := range calls {
+			if ok, err := i.stillHeld(ctx, tx, c); err != nil {
+				return err
+			} else if !ok {
+				own = problem.New(problem.Conflict, "holdfast op list", "operation %s no longer holds instance %s", c.Operation.ID, c.Step.Instance)
+				return own
+			}
+			var result json.RawMessage
+			if result, own = i.Serve[c.Step.Kind].InTx(ctx, tx, c); own != nil {
+				return own
+			}
+			done = append(done, c.update(step.Update{State: step.Done, Result: result}))
+		}
+		return i.Folder.Fold(ctx, tx, "", done)
+	})
+	return own, err
+}
+
+// stillHeld tells whether a step's instance was not taken by another operation meanwhile.
+func (i *Interpreter) stillHeld(ctx context.Context, tx db.Tx, c Call) (bool, error) {
+	if c.Step.Instance == "" {
+		return true, nil
+	}
+	return holds(ctx, tx, c.Operation.ID, c.Step.Instance)
 }
 
 func (i *Interpreter) serveBeside(ctx context.Context, c Call, do func(context.Context, Call) (json.RawMessage, error)) {
