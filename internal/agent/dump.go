@@ -321,7 +321,7 @@ func (i *instance) vaultProblem(err error, format string, args ...any) error {
 		{vault.ErrIncomplete, problem.Partial, "let the service's files be read by the agent"},
 		{vault.ErrNotFound, problem.NotFound, "holdfast backup list instance/" + i.name},
 		{vault.ErrForeign, problem.Conflict, "give the instance a place of its own in the vault"},
-		{vault.ErrDenied, problem.Denied, "look at the grants of the vault"},
+		{vault.ErrDenied, problem.Unavailable, "holdfast get nodes: the vault must have heard of the grant"}, // a grant may come after the order: worth another try
 		{vault.ErrNewerFormat, problem.Invalid, "upgrade the agent of node " + i.stack.cfg.Node},
 	} {
 		if errors.Is(err, known.is) {

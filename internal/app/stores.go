@@ -2,7 +2,9 @@ package app
 
 import (
 	"context"
+	"errors"
 	"net/url"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -36,7 +38,7 @@ func openSFTP(ctx context.Context, at *url.URL, key ssh.Signer, hostKey string) 
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Invalid, "", "repository %s was not opened: the host key of its vault cannot be read", at.Redacted())
 	}
-	store, err := sftp.Open(ctx, sftp.Config{
+	store, err := untilGranted(ctx, sftp.Config{
 		Addr: at.Host, User: at.User.Username(), Path: at.Path, Auth: []ssh.AuthMethod{ssh.PublicKeys(key)},
 		HostKey: ssh.FixedHostKey(known), HostKeyAlgorithms: []string{known.Type()},
 	})
@@ -44,4 +46,29 @@ func openSFTP(ctx context.Context, at *url.URL, key ssh.Signer, hostKey string) 
 		return nil, problem.Wrap(err, problem.Unreachable, "holdfast get nodes", "repository %s was not opened", at.Redacted())
 	}
 	return store, nil
+}
+
+// How long a login that is refused is tried again: the server tells the vault and the node at the same time, and the
+// node may be the first to hear.
+const (
+	grantWithin = 5 * time.Second
+	grantEvery  = 50 * time.Millisecond
+)
+
+// untilGranted opens the store, and goes on asking for a while as long as the vault refuses the login.
+func untilGranted(ctx context.Context, config sftp.Config) (vault.Store, error) {
+	for end := time.Now().Add(grantWithin); ; {
+		store, err := sftp.Open(ctx, config)
+		if err == nil {
+			return store, nil
+		}
+		if !errors.Is(err, vault.ErrDenied) || time.Now().After(end) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(grantEvery):
+		}
+	}
 }

@@ -59,6 +59,7 @@ func (d *demo) tell(ctx context.Context) (scorecard, error) {
 // disaster backs up, loses a site, recovers, verifies, and brings the dead site back, all under the load.
 func (d *demo) disaster(ctx context.Context) error {
 	return d.play(ctx,
+		scene{"wait until the outside probes see every stack", d.seen},
 		scene{"back every stack up into the other site, under a steady load", d.backup},
 		scene{"lose " + lab.SiteA + ": SIGKILL to every process of the site", d.lose},
 		scene{"let the outside probes notice", d.notice},

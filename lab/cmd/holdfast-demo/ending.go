@@ -27,6 +27,38 @@ type siteView struct {
 	Why       string `json:"why"`
 }
 
+// probeResult is what `get results` tells of one prober's newest answer.
+type probeResult struct {
+	Instance string `json:"instance"`
+	OK       bool   `json:"ok"`
+}
+
+// seen waits until every prober has had a good answer from every stack, a few times over.
+func (d *demo) seen(ctx context.Context) error {
+	want, since := 2*len(d.lab.Customers), time.Time{}
+	return lab.Until(ctx, 60*time.Second, 200*time.Millisecond, "be seen from outside", func() (bool, string) {
+		var results []probeResult
+		if err := d.lab.JSON(ctx, &results, "get", "results"); err != nil {
+			return false, err.Error()
+		}
+		good := 0
+		for _, r := range results {
+			if r.OK {
+				good++
+			}
+		}
+		if good < want {
+			since = time.Time{}
+		} else if since.IsZero() {
+			since = time.Now()
+		}
+		return good >= want && time.Since(since) > settled, fmt.Sprintf("%d of %d answers are good", good, want)
+	})
+}
+
+// settled is how long answers must be good before the site is lost: a verdict of the probes takes several.
+const settled = 7 * time.Second
+
 // notice waits until the outside probes' verdict is that the site is lost.
 func (d *demo) notice(ctx context.Context) error {
 	return lab.Until(ctx, 60*time.Second, 200*time.Millisecond, "notice the loss of "+lab.SiteA, func() (bool, string) {
@@ -120,10 +152,12 @@ func (d *demo) verifyAll(ctx context.Context, began map[string]time.Time) (lab.F
 
 // nodeCopies is what `get nodes` tells of the copies on a node.
 type nodeCopies struct {
-	Node      string `json:"node"`
-	Instances map[string]struct {
-		State string `json:"state"`
-	} `json:"instances"`
+	Node  string `json:"node"`
+	Facts struct {
+		Instances map[string]struct {
+			State string `json:"state"`
+		} `json:"instances"`
+	} `json:"facts"`
 }
 
 // comeBack starts the dead site's agents again, over the data they had, and waits until each of its copies is fenced.
@@ -153,7 +187,7 @@ func (d *demo) fenced(ctx context.Context) (int, error) {
 		if !strings.HasPrefix(n.Node, lab.SiteA) {
 			continue
 		}
-		for _, i := range n.Instances {
+		for _, i := range n.Facts.Instances {
 			if i.State == "fenced" {
 				count++
 			}
