@@ -55,6 +55,9 @@ func run(ctx context.Context) error {
 	lanes := flag.Int("lanes", 8, "what the plain script does at once: as many as orders on two nodes")
 	keep := flag.Bool("keep", false, "leave the lab's folder for a look at its logs")
 	flag.Parse()
+	if !*asJSON {
+		fmt.Printf("%9s %8s %9s %12s %12s %13s %9s %6s\n", "instances", "MB", "total s", "restore p50", "restore max", "s / instance", "plain s", "ratio")
+	}
 	var rows []row
 	for size := range strings.SplitSeq(*sizes, ",") {
 		n, err := strconv.Atoi(strings.TrimSpace(size))
@@ -66,13 +69,12 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("%d instances: %w", n, err)
 		}
 		rows = append(rows, r)
+		if !*asJSON {
+			fmt.Printf("%9d %8.1f %9.1f %12.1f %12.1f %13.2f %9.1f %6.2f\n", r.Instances, r.Megabytes, r.Total, r.P50, r.Max, r.Each, r.Plain, r.Ratio)
+		}
 	}
 	if *asJSON {
 		return json.NewEncoder(os.Stdout).Encode(rows)
-	}
-	fmt.Printf("%9s %8s %9s %12s %12s %13s %9s %6s\n", "instances", "MB", "total s", "restore p50", "restore max", "s / instance", "plain s", "ratio")
-	for _, r := range rows {
-		fmt.Printf("%9d %8.1f %9.1f %12.1f %12.1f %13.2f %9.1f %6.2f\n", r.Instances, r.Megabytes, r.Total, r.P50, r.Max, r.Each, r.Plain, r.Ratio)
 	}
 	return nil
 }
@@ -145,9 +147,12 @@ func (r *round) seed(ctx context.Context) error {
 	return lab.Each(r.Customers, func(c *lab.Customer) error { return c.Seed(ctx, 60, 20, 64<<10) })
 }
 
+// backup waits for the backups that the server has begun by itself, and takes one more of everybody.
 func (r *round) backup(ctx context.Context) error {
-	_, err := r.Run(ctx, "backup", "run", "--all")
-	return err
+	return lab.Until(ctx, 3*time.Minute, time.Second, "back everything up", func() (bool, string) {
+		_, err := r.Run(ctx, "backup", "run", "--all")
+		return err == nil, fmt.Sprint(err)
+	})
 }
 
 // lose kills the site and waits until every instance of it is seen down, so that the recovery is not refused.
