@@ -4,6 +4,7 @@ package cli
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -34,7 +35,7 @@ func applyCommand() *cobra.Command {
 				return err
 			}
 			if len(p.Items) == 0 {
-				return leftOut(p)
+				return declare(cmd, c, p)
 			}
 			return carryOut(cmd, c, p, detach)
 		}),
@@ -79,6 +80,18 @@ func agree(cmd *cobra.Command, p plan.Plan, yes bool) error {
 		return problem.New(problem.Usage, "holdfast apply --plan "+p.ID+" --yes", "nothing was applied: the answer was not yes")
 	}
 	return nil
+}
+
+// declare makes a fleet the declared one that changes nothing on nodes: a recovery plan alone, for example.
+func declare(cmd *cobra.Command, c *api.Client, p plan.Plan) error {
+	applied, err := c.ApplyPlan(cmd.Context(), p.ID)
+	if err != nil {
+		return err
+	}
+	if wantsJSON(cmd) {
+		err = printJSON(cmd, applied)
+	}
+	return errors.Join(err, leftOut(p))
 }
 
 // carryOut begins the operation and watches it.
