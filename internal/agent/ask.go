@@ -24,10 +24,12 @@ const (
 	probeWithin   = time.Minute
 )
 
-// asker is shared by all probes: connections are not kept, as a kept one would hide a service that restarted.
-var asker = &http.Client{
-	Transport:     &http.Transport{DisableKeepAlives: true},
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+// asker keeps no connection, as a kept one would hide a service that restarted.
+func asker() *http.Client {
+	return &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 // Ask asks replica n of the service once; nil means well. Without a probe the answer is nil: a service that runs is
@@ -78,7 +80,7 @@ func getHTTP(ctx context.Context, url string, headers map[string]string) (string
 			req.Host = value
 		}
 	}
-	resp, err := asker.Do(req)
+	resp, err := asker().Do(req)
 	if err != nil {
 		return "", fmt.Errorf("ask: %w", err)
 	}

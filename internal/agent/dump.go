@@ -222,7 +222,7 @@ func (i *instance) sources(ctx context.Context, slot Slot, choice EngineChoice, 
 			if found {
 				all = append(all, vault.Source{Name: dumpName(state), Path: path})
 			}
-		default:
+		case fleet.StateMongoDB, fleet.StateRedis, fleet.StatePostgres, fleet.StateMariaDB, fleet.StateCommand:
 			if len(state.Dump.Args) == 0 {
 				return nil, drop, problem.New(problem.Invalid, "give the state a dump and a load command",
 					"state %s of kind %s has no command that dumps it", state.Name, state.Kind)

@@ -70,14 +70,13 @@ func (s *Stack) doFault(ctx context.Context, order step.Order) (json.RawMessage,
 		if !faultID.MatchString(args.ID) {
 			return nil, problem.New(problem.Invalid, "", "fault %q: that is no name of a drill", args.ID)
 		}
-		switch order.Step.Kind {
-		case step.Arm:
+		if order.Step.Kind == step.Arm {
 			return nil, s.arm(args)
-		case step.Fire:
-			return nil, s.fire(ctx, args)
-		default:
-			return nil, s.undo(ctx, args)
 		}
+		if order.Step.Kind == step.Fire {
+			return nil, s.fire(ctx, args)
+		}
+		return nil, s.undo(ctx, args)
 	})
 }
 
@@ -91,14 +90,13 @@ func (s *Stack) faultDone(order step.Order) (bool, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return order.Step.Kind == step.Undo, nil
 	}
-	switch order.Step.Kind {
-	case step.Arm:
+	if order.Step.Kind == step.Arm {
 		return err == nil && kept(s.faultPath(args.ID)), err
-	case step.Fire:
-		return !f.Injected.IsZero(), err
-	default:
-		return !f.Undone.IsZero(), err
 	}
+	if order.Step.Kind == step.Fire {
+		return !f.Injected.IsZero(), err
+	}
+	return !f.Undone.IsZero(), err
 }
 
 // arm writes the fault and its end down and starts the keeper. It injects nothing.

@@ -42,7 +42,7 @@ func KeepFault(ctx context.Context, path string) error {
 			return err
 		}
 		if _, ended := os.Stat(path + ".end"); ended == nil || f.over(boot, now) {
-			return f.end(path)
+			return f.end(ctx, path)
 		}
 		if f.Fired > 0 {
 			if err := f.hold(path); err != nil {
@@ -78,9 +78,9 @@ func (f Fault) hold(path string) error {
 }
 
 // end undoes the fault, looks whether it is gone, and says so.
-func (f Fault) end(path string) error {
+func (f Fault) end(ctx context.Context, path string) error {
 	if f.Undone.IsZero() {
-		f.Residue = f.undo()
+		f.Residue = f.undo(ctx)
 		f.Undone = time.Now()
 		if err := writeJSON(path, f); err != nil {
 			return err
@@ -92,7 +92,7 @@ func (f Fault) end(path string) error {
 	return nil
 }
 
-func (f Fault) undo() (residue string) {
+func (f Fault) undo(ctx context.Context) (residue string) {
 	switch f.Fault {
 	case "stop":
 		for range 50 {
@@ -100,7 +100,7 @@ func (f Fault) undo() (residue string) {
 			if residue = stoppedOf(f.mark()); residue == "" {
 				return ""
 			}
-			time.Sleep(keeperStep)
+			pause(ctx, keeperStep)
 		}
 	case "cut":
 		for range 50 {
@@ -110,7 +110,7 @@ func (f Fault) undo() (residue string) {
 				return ""
 			}
 			residue = "table inet " + cutTable(f.ID) + " of nftables"
-			time.Sleep(keeperStep)
+			pause(ctx, keeperStep)
 		}
 	}
 	return residue

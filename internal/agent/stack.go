@@ -140,7 +140,7 @@ func lockData(dir string) (*os.File, error) {
 	err = unix.EWOULDBLOCK
 	for tries := 0; tries < 20 && err != nil; tries++ { // a process that an ended agent was just starting holds it for a moment
 		if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			time.Sleep(50 * time.Millisecond)
+			pause(context.Background(), 50*time.Millisecond)
 		}
 	}
 	if err != nil {
@@ -281,6 +281,8 @@ func (s *Stack) Do(ctx context.Context, order step.Order, progress Progress) (js
 		return with(order, func(a step.FetchArgs) (any, error) { return inst.fetch(ctx, order, a, progress) })
 	case step.Load:
 		return with(order, func(a step.SlotArgs) (any, error) { return nil, inst.loadDumps(ctx, a, progress) })
+	case step.Arm, step.Fire, step.Undo: // of the node, and done above
+	case step.Claim, step.Route, step.Release, step.Tell: // the server's own
 	}
 	return nil, problem.New(problem.Invalid, "upgrade the agent of node "+s.cfg.Node,
 		"step %q not done: this node does not know it", order.Step.Kind)
@@ -317,6 +319,9 @@ func (s *Stack) Done(ctx context.Context, order step.Order) (json.RawMessage, bo
 		result, done = inst.backedUp(order)
 	case step.Discard:
 		_, err = with(order, func(a step.SlotArgs) (any, error) { done = !inst.slotExists(a.Slot); return nil, nil })
+	case step.Stage, step.Boot, step.Ready, step.Checks: // asked again, they change nothing that is well
+	case step.Arm, step.Fire, step.Undo: // of the node, and answered above
+	case step.Claim, step.Route, step.Release, step.Tell: // the server's own
 	}
 	if err != nil || !done || result == nil {
 		return nil, done, err

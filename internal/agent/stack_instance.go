@@ -314,13 +314,18 @@ func (i *instance) wake(ctx context.Context) error {
 	if err := i.change(func(r record) record { return r }); err != nil {
 		return err
 	}
+	rec := i.now()
 	for _, name := range i.slots() {
-		if _, err := i.observe(ctx, name); err != nil && problem.KindOf(err) != problem.NotFound {
-			i.stack.cfg.Log.Warn("look at slot", "instance", i.name, "slot", name, "error", err)
+		_, err := i.observe(ctx, name)
+		if err == nil || problem.KindOf(err) == problem.NotFound {
+			continue
 		}
+		if name == rec.Slot && i.settled(rec) {
+			return err // the engine does not answer: whether the slot still serves is not known, so nothing is closed
+		}
+		i.stack.cfg.Log.Warn("look at slot", "instance", i.name, "slot", name, "error", err)
 	}
 	i.resumeCanary()
-	rec := i.now()
 	runs := i.runs(rec.Slot)
 	switch {
 	case !i.settled(rec):

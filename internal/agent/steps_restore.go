@@ -230,7 +230,7 @@ func (i *instance) loadStates(ctx context.Context, slot Slot, choice EngineChoic
 			continue // it lies where it belongs
 		case fleet.StateSQLite:
 			err = loadSQLite(filepath.Join(slot.Dir, dumpName(state)), filepath.Join(slot.States[state.Name], state.File))
-		default:
+		case fleet.StateMongoDB, fleet.StateRedis, fleet.StatePostgres, fleet.StateMariaDB, fleet.StateCommand:
 			err = i.loadCommand(ctx, slot, choice, state)
 		}
 		if err != nil {

@@ -3,8 +3,9 @@
 // Words: a plan is all that decides how one replica of a service runs; its hash is a label of the container, so that
 // what differs is found. Every slot has a network of its own, in which services find each other by name.
 //
-// The Docker Engine keeps containers running and starts them again; this package only makes and removes them, so
-// that they outlive the agent without being adopted.
+// Containers outlive the agent without being adopted. They have no restart policy of the Docker Engine: that would
+// start them when the machine comes back, before anybody has said that this node may still serve them. This package
+// starts again what ends while it watches; what ended otherwise waits for the next Up.
 //
 // Invariant: only containers that carry this node's label are touched, an image is present before anything stops,
 // and state lies in the slot's own folders, never in a volume of the engine.
@@ -66,6 +67,8 @@ type Engine struct {
 
 	mu    sync.Mutex             // guards what stands below
 	last  map[string]string      // container name -> how its last process ended
+	again map[string]*again      // container name -> its starts after an end
+	ends  map[string]bool        // ids of containers that end on order
 	slots map[string]*sync.Mutex // one Up or Down at a time for each slot directory
 }
 
@@ -84,7 +87,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		return nil, errors.Join(err, api.Close())
 	}
 	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	e := &Engine{cfg: cfg, api: api, cancel: cancel, last: map[string]string{}, slots: map[string]*sync.Mutex{}}
+	e := &Engine{cfg: cfg, api: api, cancel: cancel, last: map[string]string{}, again: map[string]*again{}, ends: map[string]bool{}, slots: map[string]*sync.Mutex{}}
 	e.ended.Go(func() { e.watch(watching) })
 	return e, nil
 }
@@ -281,6 +284,7 @@ func (e *Engine) remove(ctx context.Context, slot agent.Slot, containers []conta
 		return strings.Compare(b.Labels[labelOrder]+b.Labels[labelReplica], a.Labels[labelOrder]+a.Labels[labelReplica])
 	})
 	for _, c := range containers {
+		e.order(c.ID)
 		_, err := e.api.ContainerStop(ctx, c.ID, client.ContainerStopOptions{})
 		if err == nil || errdefs.IsNotFound(err) {
 			_, err = e.api.ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
@@ -384,8 +388,10 @@ func (e *Engine) statusOf(ctx context.Context, slot agent.Slot, service fleet.Se
 }
 
 func (e *Engine) add(ctx context.Context, facts *fleet.ServiceFacts, c container.InspectResponse, words map[string]bool) {
-	facts.Restarts += c.RestartCount
 	e.mu.Lock()
+	if again := e.again[strings.TrimPrefix(c.Name, "/")]; again != nil {
+		facts.Restarts += again.times
+	}
 	if last := e.last[strings.TrimPrefix(c.Name, "/")]; last != "" {
 		words[last] = true
 	}

@@ -98,7 +98,7 @@ func (p plan) create(networkName string, cfg Config) client.ContainerCreateOptio
 		},
 		HostConfig: &container.HostConfig{
 			Binds: p.Binds, PortBindings: bound, NetworkMode: container.NetworkMode(networkName),
-			RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyUnlessStopped},
+			RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled}, // see the package comment
 			LogConfig: container.LogConfig{Type: "json-file", Config: map[string]string{
 				"max-size": cfg.LogSize, "max-file": strconv.Itoa(cfg.LogKeep),
 			}},

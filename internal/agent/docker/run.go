@@ -11,9 +11,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/client"
 
 	"holdfast/internal/agent"
@@ -189,34 +191,92 @@ func (e *Engine) watch(ctx context.Context) {
 
 func (e *Engine) listen(ctx context.Context) {
 	filters := make(client.Filters).Add("type", "container").Add("event", "die").Add("label", labelNode+"="+e.cfg.Node)
-	events := e.api.Events(ctx, client.EventsListOptions{Filters: filters})
+	stream := e.api.Events(ctx, client.EventsListOptions{Filters: filters})
 	for {
 		select {
-		case <-events.Err:
+		case <-stream.Err:
 			return
-		case message := <-events.Messages:
-			e.died(message.Actor.Attributes, time.Unix(0, message.TimeNano))
+		case message := <-stream.Messages:
+			e.died(ctx, message.Actor, time.Unix(0, message.TimeNano))
 		}
 	}
 }
 
-func (e *Engine) died(attributes map[string]string, at time.Time) {
-	if attributes[labelService] == "" {
-		return // a command that ran beside a service
+func (e *Engine) died(ctx context.Context, who events.Actor, at time.Time) {
+	attributes := who.Attributes
+	if attributes[labelService] == "" || e.ordered(who.ID) {
+		return // a command that ran beside a service, or an end that was wanted
 	}
 	how := ending(attributes["exitCode"], false)
-	e.mu.Lock()
-	e.last[attributes["name"]] = how
-	e.mu.Unlock()
+	wait := e.note(attributes["name"], how, at)
+	e.ended.Go(func() { e.startAgain(ctx, who.ID, wait) })
 	e.cfg.Emit(link.Event{
 		Kind: "service_died", Instance: attributes[labelInstance], Note: how, At: at,
 		Labels: map[string]string{"service": attributes[labelService], "slot": attributes[labelSlot], "replica": attributes[labelReplica]},
 	})
 }
 
-// forget drops the last words of a container that was removed on order.
+// steady is how far apart two ends of a container must be for the second to count as a first one.
+const steady = 10 * time.Second
+
+// again counts the starts of a container after an end.
+type again struct {
+	times int
+	at    time.Time
+	wait  *backoff.ExponentialBackOff
+}
+
+// note keeps the last words of a container and says how long to wait before it is started again.
+func (e *Engine) note(name, how string, at time.Time) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.last[name] = how
+	a := e.again[name]
+	if a == nil {
+		a = &again{wait: backoff.NewExponentialBackOff()}
+		a.wait.InitialInterval, a.wait.MaxInterval, a.wait.Multiplier = 200*time.Millisecond, 30*time.Second, 2
+		e.again[name] = a
+	}
+	if at.Sub(a.at) > steady+a.wait.MaxInterval {
+		a.wait.Reset()
+	}
+	a.times, a.at = a.times+1, at
+	return a.wait.NextBackOff()
+}
+
+// startAgain starts a container that ended by itself, unless it is ended on order meanwhile.
+func (e *Engine) startAgain(ctx context.Context, id string, wait time.Duration) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(wait):
+	}
+	if e.ordered(id) {
+		return
+	}
+	_, err := e.api.ContainerStart(ctx, id, client.ContainerStartOptions{})
+	if err != nil && !errdefs.IsNotFound(err) && ctx.Err() == nil {
+		e.cfg.Log.Warn("start container again", "container", id, "error", err)
+	}
+}
+
+// order notes that a container ends on order.
+func (e *Engine) order(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ends[id] = true
+}
+
+func (e *Engine) ordered(id string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.ends[id]
+}
+
+// forget drops what was kept of a container that was removed on order. Its id stays noted: its end may be told late.
 func (e *Engine) forget(c container.Summary) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.last, strings.TrimPrefix(c.Names[0], "/"))
+	delete(e.again, strings.TrimPrefix(c.Names[0], "/"))
 }

@@ -6,14 +6,13 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 )
 
 // bootID tells one run of the machine from the next: a process number means nothing across them.
-var bootID = sync.OnceValues(func() (string, error) {
+func bootID() (string, error) {
 	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(text)), err
-})
+}
 
 // started gives the start of a live process in clock ticks since boot. A zombie is not alive. Number and start
 // together name one process for as long as the machine runs.
