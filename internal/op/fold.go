@@ -102,7 +102,7 @@ func (f Folder) keep(ctx context.Context, tx db.Tx, row operationRow, before, s 
 		return err
 	}
 	ended := f.Ended[s.Kind]
-	if s.State != step.Done || ended == nil && s.Kind != step.Boot && s.Kind != step.Stop {
+	if s.State != step.Done || ended == nil && !slices.Contains([]step.Kind{step.Boot, step.Backup, step.Stop}, s.Kind) {
 		return nil
 	}
 	whole, err := loadWhole(ctx, tx, row.ID, []string{s.ID})
@@ -145,8 +145,8 @@ func record(ctx context.Context, tx db.Tx, operation string, s Step) error {
 // named writes the snapshot that a backup made into the steps of its operation that wait for it.
 func named(ctx context.Context, tx db.Tx, operation string, s Step) error {
 	var result step.BackupResult
-	if err := json.Unmarshal(s.Result, &result); err != nil {
-		return fmt.Errorf("read result of step %s: %w", s.ID, err)
+	if json.Unmarshal(s.Result, &result) != nil || result.Snapshot == "" {
+		return nil // what waits for it then finds no such snapshot; a word that cannot be read must not stop the others
 	}
 	_, err := tx.NewRaw("UPDATE operation_steps SET args = REPLACE(args, ?, ?) WHERE operation = ? AND instance = ? AND kind IN (?, ?)",
 		strconv.Quote(step.SnapshotOf(s.ID)), strconv.Quote(result.Snapshot), operation, s.Instance, step.Release, step.Fetch).Exec(ctx)

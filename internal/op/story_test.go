@@ -496,3 +496,33 @@ func TestSlotNamesAreNeverGivenTwice(t *testing.T) {
 		t.Errorf("got %v", names)
 	}
 }
+
+func TestStepsThatWaitForABackupGetItsSnapshot(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		s := newStage(t, d)
+		var fetched step.FetchArgs
+		s.site.answer = func(o step.Order) step.Update {
+			if o.Step.Kind == step.Fetch {
+				if err := json.Unmarshal(o.Step.Args, &fetched); err != nil {
+					t.Error(err)
+				}
+			}
+			return step.Update{State: step.Done, Result: args(step.BackupResult{Snapshot: "7f3c"})}
+		}
+		s.toEnd(s.submit(New{Kind: "deploy", Graph: graphs("acme")["deploy"], Instances: []string{"acme"}}).ID)
+		graph := append(graphs("acme")["backup"], graphs("acme")["restore"]...)
+		snapshot := step.SnapshotOf("acme/backup")
+		graph[1].Needs = []string{"acme/backup"}
+		graph[1].Step.Args = args(step.ReleaseArgs{Snapshot: snapshot, ForStep: "acme/fetch"})
+		graph[2].Step.Args = args(step.FetchArgs{Snapshot: snapshot, Slot: "s2"})
+		o := s.toEnd(s.submit(New{Kind: "move", Graph: graph, Instances: []string{"acme"}}).ID)
+		if o.Operation.State != Done || fetched.Snapshot != "7f3c" || fetched.Slot != "s2" {
+			t.Errorf("move is %s and fetched %q into %q, want the snapshot of its backup", o.Operation.State, fetched.Snapshot, fetched.Slot)
+		}
+		steps, err := WholeOf(context.Background(), d, o.Operation.ID, "acme")
+		var release step.ReleaseArgs
+		if err != nil || json.Unmarshal(steps["acme/release"].Args, &release) != nil || release.Snapshot != "7f3c" {
+			t.Errorf("release names %q, %v", release.Snapshot, err)
+		}
+	})
+}
