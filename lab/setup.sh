@@ -18,6 +18,7 @@ postgres=$(find /usr/lib/postgresql -name initdb -path '*/bin/*' 2>/dev/null | h
 [ -n "$postgres" ] || need postgresql initdb
 need gnupg gpg
 need age age
+need redis-server redis-server
 need zstd zstd
 need rsync rsync
 need openssh-server sshd

@@ -94,8 +94,13 @@ func (s database) mongo(program string, args []string) []string {
 	return s.withSecret("P", append([]string{"sh", "-c", script, "sh", program}, args...))
 }
 
-// redisDump asks for a snapshot as a replica does; what is written meanwhile is not in it.
-func (s database) redisDump() []string { return s.redis([]string{"--rdb", "-"}) }
+// redisDump asks for a snapshot as a replica does; what is written meanwhile is not in it. It goes by a file: straight
+// to standard output, the mark that ends the transfer would stay behind the snapshot, and an append-only file whose base
+// ends with it does not load.
+func (s database) redisDump() []string {
+	script := `umask 077; f=$(mktemp); trap 'rm -f "$f"' EXIT; "$@" --rdb "$f" >/dev/null && cat "$f"`
+	return s.withSecret("REDISCLI_AUTH", append([]string{"sh", "-c", script, "sh"}, s.redisClient()...))
+}
 
 // redisLoad puts the snapshot where the server starts from and forbids it to write its own over it when it stops.
 // Load is followed by a stop, so that the next start reads it. With an append-only file the server would start from
@@ -117,10 +122,6 @@ elif [ "$aof" = yes ]; then
 fi
 mv "$dir/load.tmp" "$dir/$file"`
 	return s.withSecret("REDISCLI_AUTH", append([]string{"sh", "-c", script, "sh"}, s.redisClient()...))
-}
-
-func (s database) redis(args []string) []string {
-	return s.withSecret("REDISCLI_AUTH", append(s.redisClient(), args...))
 }
 
 func (s database) redisClient() []string {

@@ -124,7 +124,8 @@ func TestRenderEveryPreset(t *testing.T) {
 		"mongo": {"env", "P=${secret:mongo}", "sh", "-c",
 			`umask 077; f=$(mktemp); trap 'rm -f "$f"' EXIT; printf 'password: "%s"\n' "$P" >"$f"; "$@" --config="$f"`, "sh",
 			"mongodump", "--quiet", "--archive", "--host=${host:mongo}", "--port=27017", "--username=root", "--authenticationDatabase=admin", "--db=shop"},
-		"redis": {"redis-cli", "-h", "${host:redis}", "-p", "6379", "--rdb", "-"},
+		"redis": {"sh", "-c", `umask 077; f=$(mktemp); trap 'rm -f "$f"' EXIT; "$@" --rdb "$f" >/dev/null && cat "$f"`, "sh",
+			"redis-cli", "-h", "${host:redis}", "-p", "6379"},
 		"queue": {"queue", "export"},
 	}
 	if diff := cmp.Diff(want, dumps); diff != "" {
