@@ -14,6 +14,9 @@ import (
 // reference is ${kind:name} in a text of a spec; only the node resolves these.
 var reference = regexp.MustCompile(`\$\{(secret|port|host|state):([^}]*)\}`)
 
+// escaped is a reference, or $$, which stands for $: what a value holds reaches the service as it was written.
+var escaped = regexp.MustCompile(`\$\$|` + reference.String())
+
 // PortKey names the port of one replica in Slot.Ports: "api.http" for the first, "api.http.2" for the second.
 func PortKey(service, port string, replica int) string {
 	if replica <= 1 {
@@ -93,7 +96,10 @@ func resolve(spec fleet.Spec, known names) (fleet.Spec, error) {
 	var firstErr error
 	in := func(service fleet.Service) func(string) string {
 		return func(text string) string {
-			return reference.ReplaceAllStringFunc(text, func(ref string) string {
+			return escaped.ReplaceAllStringFunc(text, func(ref string) string {
+				if ref == "$$" {
+					return "$"
+				}
 				value, err := known.lookup(spec, service, ref)
 				if err != nil && firstErr == nil {
 					firstErr = err
