@@ -11,6 +11,7 @@ func commands() []*cobra.Command {
 		loginCommand(),
 		tokenCommand(),
 		joinTokenCommand(),
+		nodeCommand(),
 		validateCommand(),
 		planCommand(),
 		applyCommand(),

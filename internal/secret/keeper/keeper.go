@@ -1,6 +1,7 @@
-// Package keeper opens the keeper of the data key from a URL: a local key (base64key://) or a key service.
+// Package keeper opens the keeper of the data key from a URL, by gocloud.dev/secrets. Built in is the local key
+// (base64key://); a key service becomes one when its driver is imported here, and until then its URL is refused by name.
 //
-// Words: a key file holds one line, the URL of the keeper. Which key services are built in stands in cloud.go.
+// Words: a key file holds one line, the URL of the keeper.
 //
 // Invariant: no error of this package quotes a key.
 package keeper
@@ -27,7 +28,7 @@ const localScheme = "base64key://"
 func Open(ctx context.Context, url string) (*secrets.Keeper, error) {
 	scheme, rest, ok := strings.Cut(url, "://")
 	if !ok || rest == "" {
-		return nil, problem.New(problem.Usage, "holdfast server --new-key FILE", "key is not a URL such as base64key://... or awskms://...")
+		return nil, problem.New(problem.Usage, "holdfast server --new-key FILE", "key is not a URL such as base64key://...")
 	}
 	k, err := secrets.OpenKeeper(ctx, url)
 	if err != nil && scheme+"://" == localScheme {
