@@ -101,6 +101,60 @@ func TestAProberInTroubleSaysNothing(t *testing.T) {
 	}
 }
 
+func TestNodesThatReportAtOnceShareACommitAndNotTheirTrouble(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx := context.Background()
+		o := observer(d, &folded{})
+		o.Fold = func(_ context.Context, _ db.Tx, node string, _ []step.Update) error {
+			if node == "n3" {
+				return errors.New("boom")
+			}
+			return nil
+		}
+		commits := make(chan struct{})
+		inside := make(chan struct{})
+		held := make(chan error)
+		go func() { // a transaction that runs while all of them come
+			held <- d.Tx(ctx, func(context.Context, db.Tx) error {
+				close(inside)
+				<-commits
+				return nil
+			})
+		}()
+		<-inside
+		type answer struct {
+			node    string
+			through int64
+			err     error
+		}
+		answers, asked := make(chan answer), make(chan struct{})
+		for n := range 8 {
+			go func() {
+				node := fmt.Sprint("n", n)
+				asked <- struct{}{}
+				through, err := o.Intake(ctx, node, batch(1, 2))
+				answers <- answer{node, through, err}
+			}()
+		}
+		for range 8 {
+			<-asked
+		}
+		commits <- struct{}{}
+		if err := <-held; err != nil {
+			t.Fatal(err)
+		}
+		for range 8 {
+			a := <-answers
+			if bad := a.node == "n3"; bad != (a.err != nil) || !bad && a.through != 6 {
+				t.Errorf("node %s: through %d, %v", a.node, a.through, a.err)
+			}
+		}
+		if results, err := Results(ctx, d, 0, time.Time{}, 100); err != nil || len(results) != 14 || results[13].ID != 14 {
+			t.Errorf("%d results, %v", len(results), err)
+		}
+	})
+}
+
 func TestFactsOfASilentNodeAreUnknown(t *testing.T) {
 	d := dbtest.Open(t)
 	ctx := context.Background()

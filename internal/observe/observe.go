@@ -30,6 +30,8 @@ type Observer struct {
 	// Fold takes the updates among the reports; op.Folder has it. It is called last in the transaction.
 	Fold func(ctx context.Context, tx db.Tx, node string, updates []step.Update) error
 	Log  *slog.Logger
+
+	gathering // batches on their way into one transaction
 }
 
 // Intake commits the reports of one node that are new, in order, and tells through which number all are taken now.
@@ -39,17 +41,19 @@ func (o *Observer) Intake(ctx context.Context, node string, reports []link.Repor
 	if len(reports) == 0 {
 		return o.through(ctx, node)
 	}
-	err = o.DB.Tx(ctx, func(ctx context.Context, tx db.Tx) error {
-		if through, err = lockNode(ctx, tx, node); err != nil {
-			return err
-		}
-		news := sift(node, through, reports)
-		if through = max(through, news.last); news.last == 0 {
-			return nil
-		}
-		return o.take(ctx, tx, node, news)
-	})
-	return through, err
+	return o.share(ctx, &parcel{node: node, reports: reports})
+}
+
+// commit takes one node's batch in the caller's transaction.
+func (o *Observer) commit(ctx context.Context, tx db.Tx, b *parcel) (err error) {
+	if b.through, err = lockNode(ctx, tx, b.node); err != nil {
+		return err
+	}
+	news := sift(b.node, b.through, b.reports)
+	if b.through = max(b.through, news.last); news.last == 0 {
+		return nil
+	}
+	return o.take(ctx, tx, b.node, news)
 }
 
 // news is a batch sorted by what it is about.
