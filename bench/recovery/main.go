@@ -147,12 +147,18 @@ func (r *round) seed(ctx context.Context) error {
 	return lab.Each(r.Customers, func(c *lab.Customer) error { return c.Seed(ctx, 60, 20, 64<<10) })
 }
 
-// backup waits for the backups that the server has begun by itself, and takes one more of everybody.
+// busy is the exit code of a command that waits for somebody else's operation.
+const busy = 11
+
+// backup takes one more backup of everybody, after those that the server has begun by itself. What fails, fails.
 func (r *round) backup(ctx context.Context) error {
-	return lab.Until(ctx, 3*time.Minute, time.Second, "back everything up", func() (bool, string) {
-		_, err := r.Run(ctx, "backup", "run", "--all")
-		return err == nil, fmt.Sprint(err)
+	var failed error
+	err := lab.Until(ctx, 3*time.Minute, time.Second, "back everything up", func() (bool, string) {
+		_, failed = r.Run(ctx, "backup", "run", "--all")
+		exit, ended := errors.AsType[*exec.ExitError](failed)
+		return !ended || exit.ExitCode() != busy, fmt.Sprint(failed)
 	})
+	return errors.Join(err, failed)
 }
 
 // lose kills the site and waits until every instance of it is seen down, so that the recovery is not refused.
