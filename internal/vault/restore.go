@@ -142,6 +142,8 @@ type restore struct {
 	began   time.Time
 	targets []*target
 	open    *openFiles
+	empty   bool // the target was: nothing can be in the way
+	setgid  bool // some directory hands its group on
 
 	files, bytes, totalFiles, totalBytes, written, kept, fetched atomic.Int64
 
@@ -203,6 +205,9 @@ func (w *restore) run(ctx context.Context) error {
 	if err := os.MkdirAll(w.o.To, 0o755); err != nil {
 		return fmt.Errorf("restore to %s: %w", w.o.To, err)
 	}
+	if err := w.look(); err != nil {
+		return fmt.Errorf("restore to %s: %w", w.o.To, err)
+	}
 	mark := filepath.Join(w.o.To, unfinished)
 	if err := os.WriteFile(mark, []byte("A restore of snapshot "+w.info.ID+" works here, or did not end well.\n"), 0o600); err != nil {
 		return fmt.Errorf("restore to %s: %w", w.o.To, err)
@@ -220,6 +225,20 @@ func (w *restore) run(ctx context.Context) error {
 	if err := os.Remove(mark); err != nil {
 		return fmt.Errorf("restore to %s: %w", w.o.To, err)
 	}
+	return nil
+}
+
+// look learns what can be spared: in an empty target nothing is in the way.
+func (w *restore) look() error {
+	all, err := os.ReadDir(w.o.To)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(w.o.To)
+	if err != nil {
+		return err
+	}
+	w.empty, w.setgid = len(all) == 0, info.Mode()&os.ModeSetgid != 0
 	return nil
 }
 

@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,11 +25,14 @@ type target struct {
 	left  atomic.Int32 // chunks not yet there
 	old   bool         // was there before: compare before writing
 
-	mu   sync.Mutex // guards what follows
+	made atomic.Bool // was created by us
+	lost atomic.Bool // given up
+
+	mu   sync.Mutex // guards file
 	file *os.File
-	lost bool
-	used int64 // when it was last used, for openFiles
-	busy int
+
+	used int64 // when it was last used; guarded by openFiles
+	busy int   // likewise
 }
 
 // openFiles bounds how many files are open at once.
@@ -44,30 +46,46 @@ const maxOpen = 512
 
 func newOpenFiles() *openFiles { return &openFiles{open: map[*target]struct{}{}} }
 
-// get gives the open file of a target; put must follow.
+// get gives the open file of a target, nil when it was given up; put must follow when there is no error.
 func (o *openFiles) get(t *target) (*os.File, error) {
+	o.hold(t)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.file != nil || t.lost.Load() {
+		return t.file, nil
+	}
+	f, err := openTarget(t)
+	if err != nil {
+		o.put(t)
+		return nil, fmt.Errorf("restore file: %w", err)
+	}
+	t.file = f
+	return f, nil
+}
+
+// hold keeps a target's file open until put, and makes room for it. Opening happens outside of the lock
+// of all: it is what takes time.
+func (o *openFiles) hold(t *target) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.clock++
 	t.used = o.clock
 	t.busy++
-	if t.file != nil || t.lost {
-		return t.file, nil
+	if _, known := o.open[t]; known {
+		return
 	}
 	if len(o.open) >= maxOpen {
 		o.closeOldest()
 	}
-	f, err := os.OpenFile(t.path, os.O_RDWR|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		f, err = os.OpenFile(t.path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
-	}
-	if err != nil {
-		t.busy--
-		return nil, fmt.Errorf("restore file: %w", err)
-	}
-	t.file = f
 	o.open[t] = struct{}{}
-	return f, nil
+}
+
+// openTarget opens a file that was there, or makes it.
+func openTarget(t *target) (*os.File, error) {
+	if t.old || t.made.Swap(true) {
+		return os.OpenFile(t.path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	}
+	return os.OpenFile(t.path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 }
 
 func (o *openFiles) put(t *target) {
@@ -85,9 +103,18 @@ func (o *openFiles) closeOldest() {
 		}
 	}
 	if oldest != nil {
-		oldest.file.Close()
-		oldest.file = nil
+		oldest.close()
 		delete(o.open, oldest)
+	}
+}
+
+// close closes the file of a target that is not busy.
+func (t *target) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.file != nil {
+		t.file.Close()
+		t.file = nil
 	}
 }
 
@@ -95,13 +122,11 @@ func (o *openFiles) closeOldest() {
 func (o *openFiles) abandon(t *target) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if t.lost {
+	if t.lost.Swap(true) {
 		return
 	}
-	t.lost = true
-	if t.file != nil && t.busy == 0 {
-		t.file.Close()
-		t.file = nil
+	if t.busy == 0 {
+		t.close()
 		delete(o.open, t)
 	}
 	if !t.old {
@@ -112,8 +137,10 @@ func (o *openFiles) abandon(t *target) {
 // take removes a finished file from the set, for its last touches.
 func (o *openFiles) take(t *target) *os.File {
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	delete(o.open, t)
+	o.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	f := t.file
 	t.file = nil
 	return f
@@ -123,7 +150,7 @@ func (o *openFiles) closeAll() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for t := range o.open {
-		t.file.Close()
+		t.close()
 	}
 }
 
@@ -144,7 +171,7 @@ func (w *restore) prepareFiles(ctx context.Context) error {
 func (w *restore) prepareFile(e *fileEntry) error {
 	t := &target{entry: e, path: w.path(e.Path)}
 	var st unix.Stat_t
-	if err := lstat(t.path, &st); err == nil {
+	if !w.empty && lstat(t.path, &st) == nil {
 		if w.isRight(e, &st) {
 			w.setMeta(&e.Entry, t.path)
 			w.kept.Add(1)
@@ -205,8 +232,28 @@ func (f *filler) hasChunk(n need, c pack.Chunk) bool {
 	return f.reader.Is(f.local, c)
 }
 
+// writeWhole makes a file of one chunk, as most are, without the bookkeeping of those that take longer.
+func (w *restore) writeWhole(t *target, data []byte) error {
+	f, err := openTarget(t)
+	if err != nil {
+		return fmt.Errorf("restore file: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.Write(data); err != nil {
+		return fmt.Errorf("restore %s: %w", t.entry.Path, err)
+	}
+	w.setFileMeta(&t.entry.Entry, f)
+	w.written.Add(int64(len(data)))
+	w.bytes.Add(int64(len(data)))
+	w.files.Add(1)
+	return nil
+}
+
 // write puts a chunk where it belongs, and finishes the file when it was the last.
 func (w *restore) write(n need, data []byte) error {
+	if t := n.target; len(t.entry.refs) == 1 && !t.old && !t.entry.Sparse {
+		return w.writeWhole(t, data)
+	}
 	file, err := w.open.get(n.target)
 	if err != nil {
 		return err
@@ -279,8 +326,10 @@ func (w *restore) finish(t *target) error {
 // setFileMeta sets owner, attributes, mode and times, in the order in which none undoes another.
 func (w *restore) setFileMeta(e *tree.Entry, f *os.File) {
 	fd := int(f.Fd())
-	if err := unix.Fchown(fd, int(e.UID), int(e.GID)); err != nil {
-		w.warn(e.Path, fmt.Errorf("owner: %w", err))
+	if !w.owned(e) {
+		if err := unix.Fchown(fd, int(e.UID), int(e.GID)); err != nil {
+			w.warn(e.Path, fmt.Errorf("owner: %w", err))
+		}
 	}
 	for _, x := range e.Xattrs {
 		if err := unix.Fsetxattr(fd, x.Name, []byte(x.Value), 0); err != nil {
@@ -297,6 +346,15 @@ func (w *restore) setFileMeta(e *tree.Entry, f *os.File) {
 			w.warn(e.Path, fmt.Errorf("time: %w", err))
 		}
 	}
+}
+
+// owned tells whether a file that we made in an empty target has its owner already: files take the user's
+// identity, unless the directory gives them its group.
+func (w *restore) owned(e *tree.Entry) bool {
+	if !w.empty || int(e.UID) != os.Geteuid() || int(e.GID) != os.Getegid() {
+		return false
+	}
+	return !w.setgid
 }
 
 func timespec(t time.Time) unix.Timespec {

@@ -56,7 +56,7 @@ func describe(path, name string, inodes map[uint64]string) (string, error) {
 	case unix.S_IFREG:
 		if st.Nlink > 1 {
 			if first, ok := inodes[st.Ino]; ok {
-				return line + " link " + first, nil
+				return fmt.Sprintf("%s link %q", line, first), nil
 			}
 			inodes[st.Ino] = name
 		}
