@@ -115,7 +115,7 @@ func Diff(want, got []string) []string {
 func MakeTree(t testing.TB, dir string, seed uint64, files int) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 7))
-	m := maker{t: t, rng: rng, dirs: []string{dir}}
+	m := maker{t: t, rng: rng, dirs: []string{dir}, small: files < 10}
 	for range files {
 		m.one()
 	}
@@ -129,6 +129,7 @@ type maker struct {
 	rng   *rand.Rand
 	dirs  []string
 	files []string
+	small bool // trees of few files have small ones: there are many such trees
 }
 
 func (m *maker) must(err error) {
@@ -167,7 +168,11 @@ func (m *maker) one() {
 }
 
 func (m *maker) content() []byte {
-	size := []int{0, 1, 511, 512, 513, 4000, 70000, 300000, 1500000}[m.rng.IntN(9)] + m.rng.IntN(3)
+	sizes := []int{0, 1, 511, 512, 513, 4000, 70000, 300000, 1500000}
+	if m.small {
+		sizes = sizes[:7]
+	}
+	size := sizes[m.rng.IntN(len(sizes))] + m.rng.IntN(3)
 	data := make([]byte, size)
 	noise := m.rng.IntN(2) == 0
 	for i := range data {
@@ -183,9 +188,13 @@ func (m *maker) content() []byte {
 func (m *maker) sparse(path string) {
 	f, err := os.Create(path)
 	m.must(err)
-	_, err = f.WriteAt(m.content(), int64(1+m.rng.IntN(3))<<20)
+	unit := uint(20)
+	if m.small {
+		unit = 16
+	}
+	_, err = f.WriteAt(m.content(), int64(1+m.rng.IntN(3))<<unit)
 	m.must(err)
-	m.must(f.Truncate(int64(8+m.rng.IntN(3)) << 20))
+	m.must(f.Truncate(int64(8+m.rng.IntN(3)) << unit))
 	m.must(f.Close())
 	m.files = append(m.files, path)
 }
