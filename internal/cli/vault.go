@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -135,6 +136,7 @@ func (f *vaultFlags) explain(err error) error {
 		{vault.ErrExists, problem.Conflict, "holdfast vault snapshots" + repo},
 		{vault.ErrDenied, problem.Denied, "use a key with more rights, or work on the vault itself"},
 		{vault.ErrNotFound, problem.NotFound, "holdfast vault snapshots" + repo},
+		{syscall.ENOSPC, problem.Unavailable, "make room there, or let old snapshots go: holdfast vault prune" + repo + " --keep-daily 20"},
 		{os.ErrPermission, problem.Denied, "run it as a user who may"},
 	} {
 		if errors.Is(err, known.cause) {

@@ -66,6 +66,7 @@ type pruneState struct {
 	indexed   []Object
 	condemned map[string]time.Time // by pack
 	lists     []condemnedList
+	uploads   []Object
 	oldest    time.Time // start of the oldest running backup; zero when none runs
 }
 
@@ -106,6 +107,9 @@ func (r *Repository) pruneState(ctx context.Context) (*pruneState, error) {
 		return nil, err
 	}
 	if s.manifests, err = r.store.List(ctx, manifestFolder); err != nil {
+		return nil, err
+	}
+	if s.uploads, err = r.store.List(ctx, uploadFolder); err != nil {
 		return nil, err
 	}
 	if s.condemned, err = r.condemned(ctx); err != nil {
@@ -300,7 +304,10 @@ func (p *PrunePlan) packs(s *pruneState, o PruneOptions, needed map[string]bool)
 	}
 }
 
-// rest decides about manifests, index files and lists of condemned packs.
+// uploadLife is the age above which an upload without a name is nobody's: no transfer takes so long.
+const uploadLife = 24 * time.Hour
+
+// rest decides about manifests, index files, lists of condemned packs and broken uploads.
 func (p *PrunePlan) rest(s *pruneState, o PruneOptions, manifests map[string]bool) {
 	for _, m := range s.manifests {
 		forgotten := slices.ContainsFunc(s.snapshots, func(i SnapshotInfo) bool { return i.Manifest == m.Name })
@@ -325,6 +332,11 @@ func (p *PrunePlan) rest(s *pruneState, o PruneOptions, manifests map[string]boo
 			p.Delete = append(p.Delete, Decision{x.Name, x.Time, x.Size, "a newer index holds all it says"})
 		case readable && !slices.ContainsFunc(head.Packs, func(e index.Pack) bool { return living[e.Name] }):
 			p.Delete = append(p.Delete, Decision{x.Name, x.Time, x.Size, "all its packs are gone"})
+		}
+	}
+	for _, u := range s.uploads {
+		if o.Now.Sub(u.Time) > max(o.Hold, uploadLife) {
+			p.Delete = append(p.Delete, Decision{u.Name, u.Time, u.Size, "an upload that broke off"})
 		}
 	}
 	for _, l := range s.lists {

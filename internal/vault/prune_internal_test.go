@@ -112,6 +112,15 @@ func TestHoldingPeriod(t *testing.T) {
 	}
 }
 
+func TestBrokenUploadsGo(t *testing.T) {
+	s := history(1, time.Hour)
+	s.uploads = []Object{{Name: "tmp/OLD", Time: noon.Add(-25 * time.Hour)}, {Name: "tmp/NEW", Time: noon.Add(-time.Hour)}}
+	p := planPrune(s, PruneOptions{Keep: Keep{Last: 1}, Now: noon})
+	if len(p.Delete) != 1 || p.Delete[0].Object != "tmp/OLD" {
+		t.Fatalf("deleted %+v", p.Delete)
+	}
+}
+
 func isPack(d Decision) bool { return strings.HasPrefix(d.Object, packFolder+"/") }
 
 // TestNothingNeededGoes tries any rules on any history.

@@ -46,6 +46,7 @@ const (
 	lockFolder     = "locks"
 	proofFolder    = "proofs"
 	pruneFolder    = "condemned"
+	uploadFolder   = "tmp" // of stores that need one to put atomically
 )
 
 // maxSmall bounds objects that are read whole into memory, except packs.
