@@ -179,9 +179,12 @@ func (l *Lab) KillAgent(name string) {
 }
 
 // StartDead starts every agent that was started once and runs no more.
-func (l *Lab) StartDead() error {
+func (l *Lab) StartDead() error { return l.StartDeadOf("") }
+
+// StartDeadOf is StartDead for the nodes of one site; for those of all sites with "".
+func (l *Lab) StartDeadOf(site string) error {
 	for name, p := range l.agents {
-		if p.alive() {
+		if n, err := l.node(name); p.alive() || err != nil || site != "" && n.Site != site {
 			continue
 		}
 		if err := l.StartNode(name); err != nil {

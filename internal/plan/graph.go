@@ -106,23 +106,39 @@ func (b *builder) move(item Item, slot string) {
 	b.add(name, step.Release, "", after(name, "backup"), "open that snapshot for this restore", step.ReleaseArgs{Snapshot: snapshot, ForStep: name + "/fetch"})
 	b.add(name, step.Fetch, to, after(name, "release"), "fetch it into slot "+slot+" on "+to, step.FetchArgs{Snapshot: snapshot, Slot: slot, Spec: item.Spec})
 	b.add(name, step.Load, to, after(name, "fetch"), "load the data of "+name, step.SlotArgs{Slot: slot})
-	b.bring(item, to, slot, "load", true)
-	b.goBack(item, slot)
-	b.add(name, step.Claim, "", after(name, "checks"), "place "+name+" on "+to, b.claim(item, slot))
+	b.add(name, step.Claim, "", after(name, "load"), "place "+name+" on "+to, b.claim(item, slot))
 	b.add(name, step.Fence, from, after(name, "claim"), "fence the old copy on "+from, step.FenceArgs{})
-	b.serve(item, slot, "fence")
+	b.bring(item, to, slot, "fence", true)
+	b.serve(item, slot, "checks")
+	b.goBack(item, slot)
+	b.takeBack(item)
 }
 
 // goBack clears up after a move that failed before its claim: the new copy goes, the old place serves again.
 func (b *builder) goBack(item Item, slot string) {
 	name := item.Instance
-	restore := after(name, "fetch", "load", "boot", "ready", "checks")
-	b.add(name, step.Discard, item.To.Node, restore, "discard slot "+slot+" on "+item.To.Node+", which did not come to be", step.SlotArgs{Slot: slot})
-	b.graph[len(b.graph)-1].OnFailure = true
-	b.add(name, step.Boot, item.From.Node, after(name, "stop", "backup", "release", "fetch", "load", "boot", "ready", "checks"),
+	b.clear(item, "discard", step.Discard, item.To.Node, after(name, "fetch", "load", "boot", "ready", "checks"),
+		"discard slot "+slot+" on "+item.To.Node+", which did not come to be", step.SlotArgs{Slot: slot})
+	b.clear(item, "back", step.Boot, item.From.Node, after(name, "stop", "backup", "release", "fetch", "load"),
 		"let "+name+" serve from "+item.From.Node+" again", step.BootArgs{Spec: *item.Was, Slot: item.Slot})
-	b.graph[len(b.graph)-1].OnFailure = true
-	b.graph[len(b.graph)-1].ID = name + "/back"
+}
+
+// takeBack gives the instance back to its old place when the new one was claimed and did not come to be. No write is
+// lost by it: the new copy never served.
+func (b *builder) takeBack(item Item) {
+	name, from := item.Instance, item.From.Node
+	tried := after(name, "boot", "ready", "checks")
+	b.clear(item, "reclaim", step.Claim, "", tried, "place "+name+" on "+from+" again",
+		step.ClaimArgs{Node: from, Slot: item.Slot, Spec: item.Was.Fingerprint, Release: item.Was.Release})
+	b.clear(item, "return", step.Boot, from, append(after(name, "reclaim"), tried...), "start "+name+" on "+from+" again", step.BootArgs{Spec: *item.Was, Slot: item.Slot})
+	b.clear(item, "resume", step.Switch, from, append(after(name, "return"), tried...), "let "+name+" serve from "+from+" again", step.SwitchArgs{Slot: item.Slot})
+}
+
+// clear adds a step that runs only when something it needs went wrong.
+func (b *builder) clear(item Item, id string, kind step.Kind, node string, needs []string, note string, args any) {
+	b.add(item.Instance, kind, node, needs, note, args)
+	last := &b.graph[len(b.graph)-1]
+	last.ID, last.OnFailure = item.Instance+"/"+id, true
 }
 
 func (b *builder) claim(item Item, slot string) step.ClaimArgs {

@@ -86,7 +86,7 @@ func TestGraphOfARetireDestroysNothing(t *testing.T) {
 	}
 }
 
-// A move writes nothing after its backup, claims last, and goes back when something fails before.
+// A move writes nothing after its backup, boots only what it has claimed, and goes back when something fails.
 func TestGraphOfAMove(t *testing.T) {
 	files := example(t)
 	w := effect(world(), diff(t, read(t, files), world(), ""))
@@ -99,24 +99,27 @@ func TestGraphOfAMove(t *testing.T) {
 		"acme/release @ < acme/backup",
 		"acme/fetch @par1-2 < acme/release",
 		"acme/load @par1-2 < acme/fetch",
-		"acme/boot @par1-2 < acme/load",
+		"acme/claim @ < acme/load",
+		"acme/fence @par1-1 < acme/claim",
+		"acme/boot @par1-2 < acme/fence",
 		"acme/ready @par1-2 < acme/boot",
 		"acme/checks @par1-2 < acme/ready",
-		"acme/discard @par1-2 < acme/fetch acme/load acme/boot acme/ready acme/checks on failure",
-		"acme/back @par1-1 < acme/stop acme/backup acme/release acme/fetch acme/load acme/boot acme/ready acme/checks on failure",
-		"acme/claim @ < acme/checks",
-		"acme/fence @par1-1 < acme/claim",
-		"acme/switch @par1-2 < acme/fence",
+		"acme/switch @par1-2 < acme/checks",
 		"acme/route @ < acme/switch",
+		"acme/discard @par1-2 < acme/fetch acme/load acme/boot acme/ready acme/checks on failure",
+		"acme/back @par1-1 < acme/stop acme/backup acme/release acme/fetch acme/load on failure",
+		"acme/reclaim @ < acme/boot acme/ready acme/checks on failure",
+		"acme/return @par1-1 < acme/reclaim acme/boot acme/ready acme/checks on failure",
+		"acme/resume @par1-1 < acme/return acme/boot acme/ready acme/checks on failure",
 	}
 	if d := cmp.Diff(want, draw(g)); d != "" {
 		t.Errorf("graph (-want +got):\n%s", d)
 	}
 	var back, boot step.BootArgs
-	if err := json.Unmarshal(g[10].Step.Args, &back); err != nil || back.Slot != "s1" {
+	if err := json.Unmarshal(g[14].Step.Args, &back); err != nil || back.Slot != "s1" {
 		t.Errorf("goes back to slot %q, %v", back.Slot, err)
 	}
-	if err := json.Unmarshal(g[6].Step.Args, &boot); err != nil || boot.Slot != "s2" || !boot.Restored {
+	if err := json.Unmarshal(g[8].Step.Args, &boot); err != nil || boot.Slot != "s2" || !boot.Restored {
 		t.Errorf("boots slot %q, restored %v, %v", boot.Slot, boot.Restored, err)
 	}
 }
