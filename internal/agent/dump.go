@@ -152,6 +152,7 @@ func (i *instance) snapshot(ctx context.Context, r *vault.Repository, key vault.
 		return nil, err
 	}
 	result := &step.BackupResult{TakenAt: i.stack.cfg.Now(), Release: slot.Spec.Release}
+	i.tick() // so that a snapshot always holds a tick of about the moment it began
 	before := i.newestCanary(rec.Slot)
 	result.CanaryFrom = before.Sequence
 	sources, drop, err := i.sources(ctx, slot, choice, before, progress)
