@@ -137,7 +137,7 @@ func place(path string) (room, engine string, ok bool) {
 	if strings.HasPrefix(engine, "internal") {
 		engine = ""
 	}
-	return room, engine, room != "deps"
+	return room, engine, true
 }
 
 func isTest(engine string) bool { return strings.HasSuffix(engine, "test") }
