@@ -46,6 +46,16 @@ func NewNotes(dir, bin string, customers, edgePort int) (*Notes, error) {
 	if err != nil {
 		return nil, err
 	}
+	for i, node := range l.Nodes {
+		if node.Roles != "vault" {
+			continue
+		}
+		listen, err := freeAddress(node.Address)
+		if err != nil {
+			return nil, err
+		}
+		l.Nodes[i].Extra = []string{"--vault-listen", listen} // so that two labs fit on one machine
+	}
 	n := &Notes{Lab: l, Fleet: filepath.Join(l.Dir, "fleet"), People: filepath.Join(l.Dir, "keys-of-the-people"), edge: edge}
 	for i := range customers {
 		n.Customers = append(n.Customers, &Customer{Instance: customerName(i), Site: []string{SiteA, SiteB}[i%2]})

@@ -92,9 +92,15 @@ func (f Fault) end(ctx context.Context, path string) error {
 	return nil
 }
 
+// agentFirst is how long the agent is awake before its stacks are: what was placed elsewhere meanwhile is fenced while
+// it is still paused, and takes no write.
+const agentFirst = 3 * time.Second
+
 func (f Fault) undo(ctx context.Context) (residue string) {
 	switch f.Fault {
 	case "stop":
+		_ = syscall.Kill(f.Agent, syscall.SIGCONT) // it may have been started anew, which is as good
+		pause(ctx, agentFirst)
 		for range 50 {
 			signalAll(f.mark(), syscall.SIGCONT)
 			if residue = stoppedOf(f.mark()); residue == "" {
@@ -138,6 +144,7 @@ func (f Fault) startAgent() error {
 	}
 	command := exec.Command(f.Restart[0], f.Restart[1:]...)
 	command.Dir, command.SysProcAttr = f.Dir, &syscall.SysProcAttr{Setsid: true}
+	command.Env = append(os.Environ(), f.mark()) // which this process went without, so as not to meet its own fault
 	log, err := os.OpenFile(filepath.Join(f.Dir, "agent-restarted.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err == nil {
 		defer log.Close()
