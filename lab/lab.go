@@ -201,14 +201,20 @@ type NodeView struct {
 	State string `json:"state"`
 }
 
-// AllSeen waits until every node has reported.
+// AllSeen waits until every node has reported and is in reach.
 func (l *Lab) AllSeen(ctx context.Context) error {
 	return Until(ctx, 60*time.Second, 100*time.Millisecond, "see every node", func() (bool, string) {
 		var seen []NodeView
 		if err := l.JSON(ctx, &seen, "get", "nodes"); err != nil {
 			return false, err.Error()
 		}
-		return len(seen) >= len(l.Nodes), fmt.Sprintf("%d of %d nodes have reported", len(seen), len(l.Nodes))
+		ready := 0
+		for _, n := range seen {
+			if n.State == "ready" {
+				ready++
+			}
+		}
+		return ready == len(l.Nodes), fmt.Sprintf("%d of %d nodes are in reach", ready, len(l.Nodes))
 	})
 }
 

@@ -3,13 +3,16 @@
 package cli
 
 import (
+	"fmt"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/api"
 	"holdfast/internal/backup"
+	"holdfast/internal/op"
 	"holdfast/internal/problem"
 )
 
@@ -32,13 +35,33 @@ func backupRunCommand() *cobra.Command {
 		if all == (len(instances) > 0) {
 			return problem.New(problem.Usage, "holdfast backup run instance/NAME, or holdfast backup run --all", "no backup was begun: name instances, or say --all, and not both")
 		}
-		o, err := c.RunBackup(cmd.Context(), api.NewBackup{Instances: instances})
+		o, err := beginBackup(cmd, c, api.NewBackup{Instances: instances})
 		if err != nil {
 			return err
 		}
 		return begun(cmd, c, o, detach)
 	})
 	return cmd
+}
+
+// busyEvery is how often a backup of all asks again while another operation holds one of them.
+const busyEvery = time.Second
+
+// beginBackup begins a backup. One of all instances waits for those that another operation holds, such as a scheduled
+// backup of one of them; Ctrl-C ends the wait.
+func beginBackup(cmd *cobra.Command, c *api.Client, ask api.NewBackup) (op.Operation, error) {
+	for told := false; ; told = true {
+		o, err := c.RunBackup(cmd.Context(), ask)
+		if len(ask.Instances) > 0 || problem.KindOf(err) != problem.Busy {
+			return o, err
+		}
+		if !told {
+			fmt.Fprintf(cmd.ErrOrStderr(), "waiting: %s\n", err)
+		}
+		if err := pause(cmd.Context(), busyEvery); err != nil {
+			return o, err
+		}
+	}
 }
 
 // instanceNames reads instance/NAME arguments.
