@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -27,11 +28,24 @@ type dataSet struct {
 	gone  []string
 }
 
-// Sources of the tree: whatever of this is on the machine, up to a number of files each.
-var sources = []struct {
+// source is a folder of this machine that the tree takes up to a number of files from.
+type source struct {
 	path  string
 	files int
-}{{"/usr/local/go", 15000}, {"/usr/share", 16000}, {"/root/go/pkg/mod", 13000}, {"/usr/bin", 1500}}
+}
+
+// sources is whatever of this is on the machine: Go's own tree, the modules it has fetched, and the system's files.
+func sources(ctx context.Context) ([]source, error) {
+	out, err := exec.CommandContext(ctx, "go", "env", "GOROOT", "GOMODCACHE").Output()
+	if err != nil {
+		return nil, fmt.Errorf("ask go for its folders: %w", err)
+	}
+	folders := strings.Fields(string(out))
+	if len(folders) != 2 {
+		return nil, fmt.Errorf("ask go for its folders: it names %q", folders)
+	}
+	return []source{{folders[0], 15000}, {"/usr/share", 16000}, {folders[1], 13000}, {"/usr/bin", 1500}}, nil
+}
 
 const (
 	databaseRows = 1_400_000
@@ -58,7 +72,11 @@ func (d *dataSet) make(ctx context.Context) error {
 	if err := os.MkdirAll(d.side, 0o700); err != nil {
 		return err
 	}
-	for i, s := range sources {
+	all, err := sources(ctx)
+	if err != nil {
+		return err
+	}
+	for i, s := range all {
 		if err := copyTree(ctx, s.path, filepath.Join(d.tree, fmt.Sprintf("source%d", i)), s.files); err != nil {
 			return err
 		}
