@@ -60,11 +60,6 @@ func (n *Notes) DeclareCustomer(ctx context.Context, c *Customer) error {
 	return n.fill("instance.yaml", filepath.Join("instances", c.Instance+".yaml"), i)
 }
 
-// Retract removes a customer's file from the fleet.
-func (n *Notes) Retract(c *Customer) error {
-	return os.Remove(filepath.Join(n.Fleet, "instances", c.Instance+".yaml"))
-}
-
 // SecretKey is the file of the private half of a customer's recovery key.
 func (n *Notes) SecretKey(instance string) string { return filepath.Join(n.People, instance+".asc") }
 

@@ -68,7 +68,6 @@ func TestJudge(t *testing.T) {
 type journalModel struct {
 	orders  map[string]step.State
 	epoch   int64
-	unsent  []link.Report // without Seq
 	lastSeq int64
 	through int64
 }

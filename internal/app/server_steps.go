@@ -49,19 +49,6 @@ func (d duties) serve(custodian backup.Custodian) map[step.Kind]op.Served {
 	}
 }
 
-// node reads a node's newest facts.
-func (d duties) node(ctx context.Context, name string) (fleet.NodeFacts, error) {
-	inventory, err := d.observer.Inventory(ctx)
-	if err != nil {
-		return fleet.NodeFacts{}, err
-	}
-	facts, ok := inventory.Nodes[name]
-	if !ok {
-		return fleet.NodeFacts{}, problem.New(problem.NotFound, "holdfast get nodes", "there is no node %s", name)
-	}
-	return facts, nil
-}
-
 // keepSecrets takes the secrets of a fetched snapshot that this server does not have; those it has stay as they are.
 func (d duties) keepSecrets(ctx context.Context, tx db.Tx, instance string, sealed []byte) error {
 	values, err := secret.OpenFrom(d.keys.ReplyTo(), sealed)
@@ -103,29 +90,33 @@ func (d duties) route(ctx context.Context, call op.Call) (json.RawMessage, error
 	}
 }
 
-// passing names the edges that pass requests to the instance's present place, or says why one does not.
+// passing names the edges that pass requests to the instance's present place, or says why one does not. Only this
+// instance is read beside the nodes: a hundred instances may be waiting here at once.
 func (d duties) passing(ctx context.Context, call op.Call) (edges []string, err error) {
+	name := call.Step.Instance
+	placement, _, err := op.PlacementOf(ctx, d.db, name)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := op.SpecOf(ctx, d.db, name, placement.Spec)
+	if err != nil {
+		return nil, err
+	}
 	inventory, err := d.observer.Inventory(ctx)
 	if err != nil {
 		return nil, err
 	}
-	specs, err := op.AppliedSpecs(ctx, d.db)
-	if err != nil {
-		return nil, err
-	}
-	world := observe.World{Inventory: inventory, Specs: specs}
+	inventory.Placements = map[string]fleet.Placement{name: placement}
+	world := observe.World{Inventory: inventory, Specs: map[string]fleet.Spec{name: spec}}
 	for _, route := range world.Routes().Routes {
-		if route.Instance != call.Step.Instance {
-			continue
-		}
-		for name, node := range inventory.Nodes {
+		for edge, node := range inventory.Nodes {
 			if !isEdge(node, d.db.Now()) {
 				continue
 			}
 			if err := d.askEdge(ctx, node.EdgeAddr, route.Hosts[0], route.Health, route.Epoch); err != nil {
-				return nil, fmt.Errorf("edge %s: %w", name, err)
+				return nil, fmt.Errorf("edge %s: %w", edge, err)
 			}
-			edges = append(edges, name)
+			edges = append(edges, edge)
 		}
 	}
 	return edges, nil

@@ -27,7 +27,7 @@ func (s *Server) wire() (parts, error) {
 	observer := &observe.Observer{DB: s.db, Log: s.log}
 	duties := duties{s, observer}
 	catalogue := backup.Catalogue{KeepSecrets: duties.keepSecrets}
-	custodian := backup.Custodian{DB: s.db, Keys: s.keys, Audit: s.audit, Node: duties.node}
+	custodian := backup.Custodian{DB: s.db, Keys: s.keys, Audit: s.audit, Node: observer.Node}
 	folder := op.Folder{Ended: catalogue.Ended(), Log: s.log}
 	observer.Fold = folder.Fold
 
