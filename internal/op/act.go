@@ -21,7 +21,7 @@ var errNotOurs = errors.New("the operation's lease was taken by another server")
 // step decides about one operation, writes that down, and then does it.
 func (i *Interpreter) step(ctx context.Context, t *tracked) error {
 	d := Next(i.view(t), i.DB.Now())
-	t.wake = d.Wake
+	t.wake, t.held = d.Wake, d.Held
 	moves, err := i.commit(ctx, t, d)
 	if errors.Is(err, errNotOurs) {
 		delete(i.open, t.row.ID)
@@ -30,6 +30,7 @@ func (i *Interpreter) step(ctx context.Context, t *tracked) error {
 	if err != nil {
 		return err
 	}
+	t.moved(moves)
 	return i.act(ctx, t, moves)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -89,6 +90,9 @@ type tracked struct {
 	taken map[string]string // instance -> who holds it instead
 	freed map[string]bool   // instances whose leases were given back
 	wake  time.Time
+	held  bool           // a step waits for room that another operation may take or leave
+	at    map[string]int // step -> its place in steps
+	load  load
 
 	handed map[string]time.Time // order id -> when it was last given to the link
 }
@@ -161,8 +165,12 @@ func (i *Interpreter) Pass(ctx context.Context) (wake time.Time, err error) {
 		return now, err
 	}
 	rows, err := i.openRows(ctx)
-	if err != nil || len(rows) == 0 {
-		return now.Add(pollEvery), err
+	if err != nil {
+		return now, err
+	}
+	if len(rows) == 0 {
+		i.forgetEnded(rows)
+		return now.Add(pollEvery), nil
 	}
 	held, err := leases(ctx, i.DB)
 	if err != nil {
@@ -172,25 +180,48 @@ func (i *Interpreter) Pass(ctx context.Context) (wake time.Time, err error) {
 	if err != nil {
 		return now, err
 	}
-	wake = now.Add(pollEvery)
-	for _, row := range rows {
-		t, dirty, err := i.track(ctx, row, held)
-		if err != nil {
-			return now, err
-		}
-		if !dirty && !fresh && (t.wake.IsZero() || now.Before(t.wake)) {
-			continue
-		}
+	due, err := i.due(ctx, rows, held, fresh)
+	if err != nil {
+		return now, err
+	}
+	for n, t := range due {
 		if err := i.step(ctx, t); err != nil {
+			for _, undecided := range due[n:] {
+				undecided.wake = now // what was news about it is still to be acted upon
+			}
 			return now, err
 		}
 	}
+	wake = now.Add(pollEvery)
 	for _, t := range i.open {
 		if !t.wake.IsZero() && t.wake.Before(wake) {
 			wake = t.wake
 		}
 	}
 	return wake, nil
+}
+
+// due lists the operations that are to be decided about, oldest first. One that waits for room is looked at whenever any
+// operation has moved: what ended may have been in its way, and its own rows do not change by that.
+func (i *Interpreter) due(ctx context.Context, rows []operationRow, held map[string]string, fresh bool) (due []*tracked, err error) {
+	now, moved := i.DB.Now(), i.forgetEnded(rows)
+	awaiting := map[*tracked]bool{}
+	for _, row := range rows {
+		t, dirty, err := i.track(ctx, row, held)
+		if err != nil {
+			return nil, err
+		}
+		moved = moved || dirty
+		if dirty || fresh || !t.wake.IsZero() && !now.Before(t.wake) {
+			due = append(due, t)
+		} else if t.held {
+			due, awaiting[t] = append(due, t), true
+		}
+	}
+	if moved {
+		return due, nil
+	}
+	return slices.DeleteFunc(due, func(t *tracked) bool { return awaiting[t] }), nil
 }
 
 func (i *Interpreter) renew(ctx context.Context, now time.Time) error {
@@ -201,25 +232,34 @@ func (i *Interpreter) renew(ctx context.Context, now time.Time) error {
 	return i.DB.Tx(ctx, func(ctx context.Context, tx db.Tx) error { return renew(ctx, tx, i.Owner) })
 }
 
-// openRows reads the operations that this server drives, taking over those that nobody does, and forgets ended ones.
+// openRows reads the operations that this server drives, taking over those that nobody does.
 func (i *Interpreter) openRows(ctx context.Context) ([]operationRow, error) {
 	var rows []operationRow
 	err := i.DB.NewSelect().Model(&rows).ExcludeColumn("params").Where("ended_at = 0").OrderBy("created_at", bun.OrderAsc).OrderBy("id", bun.OrderAsc).Scan(ctx)
 	if err != nil {
 		return nil, err
 	}
-	mine, seen := rows[:0], map[string]bool{}
+	mine := rows[:0]
 	for _, row := range rows {
 		ok, err := i.own(ctx, &row)
 		if err != nil {
 			return nil, err
 		}
 		if ok {
-			mine, seen[row.ID] = append(mine, row), true
+			mine = append(mine, row)
 		}
 	}
-	maps.DeleteFunc(i.open, func(id string, _ *tracked) bool { return !seen[id] })
 	return mine, nil
+}
+
+// forgetEnded drops what is held of operations that are not driven any more, and tells whether there were any.
+func (i *Interpreter) forgetEnded(rows []operationRow) bool {
+	before, driven := len(i.open), map[string]bool{}
+	for _, row := range rows {
+		driven[row.ID] = true
+	}
+	maps.DeleteFunc(i.open, func(id string, _ *tracked) bool { return !driven[id] })
+	return len(i.open) < before
 }
 
 func (i *Interpreter) own(ctx context.Context, row *operationRow) (bool, error) {
@@ -281,7 +321,7 @@ func (t *tracked) forget(nodes map[string]bool) {
 func (i *Interpreter) track(ctx context.Context, row operationRow, held map[string]string) (t *tracked, dirty bool, err error) {
 	t, known := i.open[row.ID]
 	if !known {
-		t = &tracked{rev: -1, handed: map[string]time.Time{}, freed: map[string]bool{}}
+		t = &tracked{rev: -1, handed: map[string]time.Time{}, freed: map[string]bool{}, at: map[string]int{}}
 		i.open[row.ID] = t
 	}
 	if t.rev != row.Rev {
@@ -304,10 +344,35 @@ func (t *tracked) apply(changed []stepRow, known bool) {
 		if known {
 			t.steps[r.Pos] = r.step()
 		} else {
+			t.at[r.ID] = len(t.steps)
 			t.steps = append(t.steps, r.step())
 		}
 		t.rev = max(t.rev, r.Rev)
 	}
+	t.load = loadOf(t.steps)
+}
+
+// moved notes what was just written, so that whoever is decided about next sees the room that it takes.
+func (t *tracked) moved(moves []Move) {
+	for _, m := range moves {
+		if m.Write {
+			t.steps[t.at[m.Step.ID]] = m.Step
+		}
+	}
+	t.load = loadOf(t.steps)
+}
+
+// load is how many orders an operation has in flight on each node that count against the limits.
+type load map[string]int
+
+func loadOf(steps []Step) load {
+	l := load{}
+	for _, s := range steps {
+		if s.inFlight() && s.doer() != "" && !policyOf(s.Kind).light {
+			l[s.Placed]++
+		}
+	}
+	return l
 }
 
 // takenBy lists the instances of which this operation is not through and no longer holds the lease.
@@ -334,11 +399,9 @@ func (i *Interpreter) view(t *tracked) View {
 		if id == t.row.ID {
 			continue
 		}
-		for _, s := range other.steps {
-			if s.inFlight() && s.doer() != "" && !policyOf(s.Kind).light {
-				v.OnNode[s.Placed]++
-				v.InSite[i.nodes[s.Placed].Site]++
-			}
+		for node, orders := range other.load {
+			v.OnNode[node] += orders
+			v.InSite[i.nodes[node].Site] += orders
 		}
 	}
 	i.mu.Lock()

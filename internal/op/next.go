@@ -56,6 +56,7 @@ type Decision struct {
 	Free   []string  // instances whose steps are all settled: their leases can go
 	Finish *Finish   // set when every step is settled
 	Wake   time.Time // when to look again even if nothing happens; zero = only when something does
+	Held   bool      // a step waits for room on its node or in its site: look again when any operation moves
 }
 
 // Finish is how the operation ends.
@@ -237,6 +238,7 @@ func (r *round) begin(i int, s Step) {
 	case !r.Nodes[node].Reachable:
 		r.awaitNode(i, s, node)
 	case r.full(s, node):
+		r.out.Held = true
 	default:
 		r.send(i, s, node)
 	}

@@ -3,6 +3,7 @@ package op
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -525,4 +526,80 @@ func TestStepsThatWaitForABackupGetItsSnapshot(t *testing.T) {
 			t.Errorf("release names %q, %v", release.Snapshot, err)
 		}
 	})
+}
+
+// counted keeps the orders that arrive, and answers none of them.
+type counted struct{ orders []step.Order }
+
+func (c *counted) Send(_ context.Context, _ string, signed step.Signed) error {
+	var o step.Order
+	if err := json.Unmarshal(signed.Payload, &o); err != nil {
+		return err
+	}
+	c.orders = append(c.orders, o)
+	return nil
+}
+
+func (c *counted) Cancel(context.Context, string, string) error { return nil }
+
+func TestRoomOnANodeIsSharedByAllOperations(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		s := newStage(t, d)
+		s.Limits = Limits{PerNode: 2, PerSite: 64}
+		nodes := &counted{}
+		s.Dispatcher = nodes
+		for n := range 7 {
+			name := fmt.Sprint("i", n)
+			s.submit(New{Kind: "backup", Graph: graphs(name)["backup"], Instances: []string{name}})
+		}
+		for told := range 7 {
+			// The clock stands still: only what operations tell each other may bring the next one on.
+			for range 3 {
+				if _, err := s.Pass(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if want := min(told+2, 7); len(nodes.orders) != want {
+				t.Fatalf("after %d of 7 backups had ended, %d were ordered in all, want %d: a node takes 2 at once", told, len(nodes.orders), want)
+			}
+			o := nodes.orders[told]
+			s.site.outbox["a1"] = []step.Update{{OrderID: o.ID, Operation: o.Operation, StepID: o.StepID, Attempt: o.Attempt, State: step.Done}}
+			if err := s.intake(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.pass()
+		if open, err := List(context.Background(), d, true, "", 10); err != nil || len(open) != 0 {
+			t.Errorf("still open: %+v %v", open, err)
+		}
+	})
+}
+
+func TestDecisionThatWasNotWrittenIsTakenAgain(t *testing.T) {
+	s := newStage(t, dbtest.Open(t))
+	for n := range 2 {
+		name := fmt.Sprint("i", n)
+		s.submit(New{Kind: "deploy", Graph: graphs(name)["deploy"], Instances: []string{name}})
+	}
+	broken := errors.New("the disk is full")
+	s.boundary = func(point string) error {
+		if point == "before writing decision" {
+			return broken
+		}
+		return nil
+	}
+	if _, err := s.Pass(context.Background()); !errors.Is(err, broken) {
+		t.Fatalf("the pass ended with %v", err)
+	}
+	s.boundary = nil
+	for range 2 { // the clock stands still, and nobody tells anything
+		if _, err := s.Pass(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 2 {
+		if _, placed, err := PlacementOf(context.Background(), s.DB, fmt.Sprint("i", n)); err != nil || !placed {
+			t.Errorf("the claim of i%d was not done: %v", n, err)
+		}
+	}
 }
