@@ -168,6 +168,7 @@ func (i *instance) snapshot(ctx context.Context, r *vault.Repository, key vault.
 		Sources: sources, Meta: meta, Wait: backupWait, Now: result.TakenAt,
 		Cache: filepath.Join(i.dir, "vault-cache"),
 		Skip:  func(path string) bool { return filepath.Base(path) == canaryName+".new" },
+		Warn:  func(n vault.Note) { result.Notes = append(result.Notes, n.Detail) },
 		Progress: func(p vault.Progress) {
 			progress(fmt.Sprintf("%d files, %d bytes new", p.Files, p.Stored), p.Bytes, p.TotalBytes)
 		},
@@ -319,6 +320,8 @@ func (i *instance) vaultProblem(err error, format string, args ...any) error {
 		{vault.ErrWrongKey, problem.WrongKey, "holdfast backup list instance/" + i.name},
 		{vault.ErrLocked, problem.Busy, "wait for the other backup to end"},
 		{vault.ErrDamaged, problem.Corrupt, "holdfast vault check, or another snapshot"},
+		{vault.ErrImpostor, problem.Corrupt, "look at the vault before anything else; holdfast backup list instance/" + i.name},
+		{vault.ErrRolledBack, problem.Corrupt, "look at the vault before anything else; holdfast backup list instance/" + i.name},
 		{vault.ErrIncomplete, problem.Partial, "let the service's files be read by the agent"},
 		{vault.ErrNotFound, problem.NotFound, "holdfast backup list instance/" + i.name},
 		{vault.ErrForeign, problem.Conflict, "give the instance a place of its own in the vault"},

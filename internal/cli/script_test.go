@@ -3,9 +3,12 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
+	"strconv"
 	"testing"
 	"time"
 
@@ -29,7 +32,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("XDG_CONFIG_HOME", env.WorkDir+"/config")
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": awaitFile},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": awaitFile, "exits": exits, "isjson": isJSON},
 	})
 }
 
@@ -51,5 +54,31 @@ func awaitFile(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%s did not appear", args[0])
 		case <-tick.C:
 		}
+	}
+}
+
+// exits runs a command and wants its exit code: "exits 12 holdfast vault restore ...".
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM ARG...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	code := 0
+	err = ts.Exec(args[1], args[2:]...)
+	if failed, ok := errors.AsType[*exec.ExitError](err); ok {
+		code, err = failed.ExitCode(), nil
+	}
+	ts.Check(err)
+	if code != want {
+		ts.Fatalf("%q ended with exit code %d, want %d\n%s%s", args[1:], code, want, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	}
+}
+
+// isJSON wants that standard output is one JSON value, and nothing else.
+func isJSON(ts *testscript.TestScript, neg bool, args []string) {
+	text := ts.ReadFile("stdout")
+	if json.Valid([]byte(text)) == neg || len(args) > 0 {
+		ts.Fatalf("standard output is not what a machine reads:\n%s", text)
 	}
 }

@@ -28,6 +28,7 @@ type vaultFlags struct {
 	keys       []string // files with a secret OpenPGP key, an age identity or an opened epoch
 	passphrase string   // file
 	state      string   // directory of writer keys and caches
+	writers    []string // fingerprints of hash keys whose snapshots are believed
 	upload     int      // KiB/s
 	download   int
 }
@@ -45,6 +46,7 @@ func vaultCommand() *cobra.Command {
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&f.repo, "repo", os.Getenv("HOLDFAST_REPO"), "repository: PATH, sftp://user@host:port/path or s3://endpoint/bucket/prefix")
 	flags.StringVar(&f.state, "state", stateDir(), "directory where this machine keeps writer keys and what it remembers")
+	flags.StringArrayVar(&f.writers, "writer", nil, "fingerprint on the recovery card: what was not written under it is refused; repeatable")
 	flags.IntVar(&f.upload, "limit-upload", 0, "KiB per second to the repository (0: as fast as it goes)")
 	flags.IntVar(&f.download, "limit-download", 0, "KiB per second from the repository")
 	cmd.AddCommand(
@@ -98,6 +100,14 @@ func (f *vaultFlags) repository(ctx context.Context) (*vault.Repository, func(),
 		s.Close()
 		return nil, nil, f.explain(err)
 	}
+	known, err := f.known()
+	if err == nil {
+		err = r.Expect(known)
+	}
+	if err != nil {
+		s.Close()
+		return nil, nil, f.explain(err)
+	}
 	return r, func() { s.Close() }, nil
 }
 
@@ -109,7 +119,11 @@ func (f *vaultFlags) withRepository(do func(*cobra.Command, *vault.Repository, [
 			return err
 		}
 		defer closeStore()
-		return f.explain(do(cmd, r, args))
+		err = do(cmd, r, args)
+		if err == nil || errors.Is(err, vault.ErrIncomplete) {
+			err = errors.Join(err, f.learn(cmd, r))
+		}
+		return f.explain(err)
 	}
 }
 
@@ -127,6 +141,8 @@ func (f *vaultFlags) explain(err error) error {
 		kind  problem.Kind
 		hint  string
 	}{
+		{vault.ErrImpostor, problem.Corrupt, "compare the fingerprints with the recovery card; if it was really made anew: holdfast vault keys trust" + repo + " --writer FINGERPRINT"},
+		{vault.ErrRolledBack, problem.Corrupt, "ask the vault why; name a listed one with --snapshot ID to have it all the same; if they were forgotten: holdfast vault keys trust" + repo + " --writer FINGERPRINT"},
 		{vault.ErrDamaged, problem.Corrupt, "holdfast vault check" + repo + "   (names what is damaged), then restore another snapshot or repair from a copy"},
 		{vault.ErrIncomplete, problem.Partial, "holdfast vault ls" + repo + " --key SECRET.asc --notes   (names what is missing)"},
 		{vault.ErrNewerFormat, problem.Invalid, "upgrade holdfast"},

@@ -61,7 +61,7 @@ func (f *vaultFlags) backup(cmd *cobra.Command, r *vault.Repository, b *vaultBac
 	if err != nil {
 		return err
 	}
-	key, err := f.currentWriter(cmd.Context(), r)
+	key, err := f.currentWriter(cmd, r)
 	if err != nil {
 		return err
 	}
@@ -72,6 +72,7 @@ func (f *vaultFlags) backup(cmd *cobra.Command, r *vault.Repository, b *vaultBac
 	if options.Meta, err = b.readMeta(); err != nil {
 		return err
 	}
+	options.Warn = func(n vault.Note) { fmt.Fprintf(cmd.ErrOrStderr(), "holdfast: %s\n", n.Detail) }
 	collectGarbageEarly()
 	info, err := r.Backup(cmd.Context(), key, options)
 	if err != nil && !errors.Is(err, vault.ErrIncomplete) {
@@ -81,16 +82,16 @@ func (f *vaultFlags) backup(cmd *cobra.Command, r *vault.Repository, b *vaultBac
 }
 
 // currentWriter is this machine's writer key, with a fresh epoch when the last one has grown old.
-func (f *vaultFlags) currentWriter(ctx context.Context, r *vault.Repository) (vault.WriterKey, error) {
+func (f *vaultFlags) currentWriter(cmd *cobra.Command, r *vault.Repository) (vault.WriterKey, error) {
 	key, err := f.writer(r)
 	if err != nil || time.Since(key.Began) < epochLife {
 		return key, err
 	}
-	next, err := r.Rotate(ctx, key, time.Now())
+	next, err := r.Rotate(cmd.Context(), key, time.Now())
 	if err != nil {
 		return key, err
 	}
-	return next, f.keepWriter(r, next)
+	return next, f.keepWriter(cmd, r, next)
 }
 
 func (b *vaultBackupFlags) sources(cmd *cobra.Command, args []string) ([]vault.Source, error) {

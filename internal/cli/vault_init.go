@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -41,7 +40,7 @@ func vaultInitCommand(f *vaultFlags) *cobra.Command {
 			if err != nil {
 				return f.explain(err)
 			}
-			if err := f.keepWriter(r, key); err != nil {
+			if err := f.keepWriter(cmd, r, key); err != nil {
 				return err
 			}
 			return drawInit(cmd, f, r, key)
@@ -65,10 +64,11 @@ func drawInit(cmd *cobra.Command, f *vaultFlags, r *vault.Repository, key vault.
 		Recipients []string `json:"recipients"`
 		Custodians []string `json:"custodians"`
 		WriterKey  string   `json:"writer_key"` // file
-	}{r.Config().ID, r.Config().Instance, key.Epoch, prints, key.Custodians, f.writerFile(r)}
+		Writer     string   `json:"writer"`     // fingerprint of its hash key
+	}{r.Config().ID, r.Config().Instance, key.Epoch, prints, key.Custodians, f.writerFile(r), key.Fingerprint()}
 	return show(cmd, made, func() error {
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "made repository %s at %s\nreadable by %s\nwriter key of this machine: %s\n",
-			made.Repository[:12], f.repo, strings.Join(append(prints, key.Custodians...), ", "), made.WriterKey)
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "made repository %s at %s\nreadable by %s\nwriter key of this machine: %s\nwriter %s (for the recovery card: holdfast vault keys card --repo %s)\n",
+			made.Repository[:12], f.repo, strings.Join(append(prints, key.Custodians...), ", "), made.WriterKey, made.Writer, f.repo)
 		return err
 	})
 }
@@ -92,24 +92,16 @@ func readRecipients(files []string) ([]string, error) {
 	return out, nil
 }
 
-// keepWriter stores the writer key where later backups of this machine find it.
-func (f *vaultFlags) keepWriter(r *vault.Repository, key vault.WriterKey) error {
+// keepWriter stores the writer key where later backups of this machine find it, and its fingerprint where later looks do.
+func (f *vaultFlags) keepWriter(cmd *cobra.Command, r *vault.Repository, key vault.WriterKey) error {
 	body, err := json.MarshalIndent(key, "", "  ")
 	if err != nil {
 		return err
 	}
-	file := f.writerFile(r)
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return problem.Wrap(err, problem.Denied, "add --state DIR", "writer key was not kept")
+	if err := f.keepFile(f.writerFile(r), append(body, '\n'), "writer key was not kept"); err != nil {
+		return err
 	}
-	temp := file + ".new"
-	if err := os.WriteFile(temp, append(body, '\n'), 0o600); err != nil {
-		return problem.Wrap(err, problem.Denied, "add --state DIR", "writer key was not kept")
-	}
-	if err := os.Rename(temp, file); err != nil {
-		return problem.Wrap(err, problem.Denied, "add --state DIR", "writer key was not kept")
-	}
-	return nil
+	return f.learn(cmd, r, key.Fingerprint())
 }
 
 // writer reads this machine's writer key.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +22,7 @@ import (
 func vaultKeysCommand(f *vaultFlags) *cobra.Command {
 	cmd := &cobra.Command{Use: "keys", Short: "Make, list, rotate and print the keys of repositories"}
 	cmd.AddCommand(keysCreateCommand(f), keysCustodianCommand(), keysListCommand(f), keysJoinCommand(f), keysRecoverCommand(f),
-		keysRotateCommand(f), keysResealCommand(f), keysCardCommand(f), keysProveCommand(f))
+		keysRotateCommand(f), keysResealCommand(f), keysCardCommand(f), keysTrustCommand(f), keysProveCommand(f))
 	return cmd
 }
 
@@ -158,7 +159,7 @@ func keysJoinCommand(f *vaultFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := f.keepWriter(r, key); err != nil {
+			if err := f.keepWriter(cmd, r, key); err != nil {
 				return err
 			}
 			return drawInit(cmd, f, r, key)
@@ -190,7 +191,7 @@ func keysRecoverCommand(f *vaultFlags) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := f.keepWriter(r, key); err != nil {
+		if err := f.keepWriter(cmd, r, key); err != nil {
 			return err
 		}
 		return drawInit(cmd, f, r, key)
@@ -224,7 +225,7 @@ func keysRotateCommand(f *vaultFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := f.keepWriter(r, next); err != nil {
+			if err := f.keepWriter(cmd, r, next); err != nil {
 				return err
 			}
 			return drawInit(cmd, f, r, next)
@@ -268,38 +269,65 @@ func keysResealCommand(f *vaultFlags) *cobra.Command {
 	return cmd
 }
 
-// keysCardCommand prints what a person needs on the worst day.
+// recoveryCard is what a person needs on the worst day.
+type recoveryCard struct {
+	Instance   string    `json:"instance"`
+	Repository string    `json:"repository"`
+	URL        string    `json:"url"`
+	Made       time.Time `json:"made"`
+	SecretKeys []string  `json:"secret_keys"` // fingerprints of OpenPGP keys that open it, as the repository says
+	Writers    []string  `json:"writers"`     // fingerprints of hash keys, as this machine knows them; empty when it does not
+	Commands   []string  `json:"commands"`
+}
+
+// keysCardCommand prints the recovery card. Who writes is told by this machine, never by the repository: on the card
+// it proves the repository.
 func keysCardCommand(f *vaultFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "card --repo URL",
-		Short: "Print the recovery card of a repository: where, which key, which commands",
+		Short: "Print the recovery card of a repository: where, which key, who writes it, which commands",
 		Args:  cobra.NoArgs,
 		RunE: f.withRepository(func(cmd *cobra.Command, r *vault.Repository, _ []string) error {
 			epochs, err := r.Epochs(cmd.Context())
 			if err != nil {
 				return err
 			}
-			c := r.Config()
-			keys := map[string]bool{}
+			at := r.Config()
+			card := recoveryCard{Instance: at.Instance, Repository: at.ID, URL: f.repo, Made: at.Created, SecretKeys: []string{}, Writers: []string{}}
 			for _, e := range epochs {
-				for _, print := range e.Recipients {
-					keys[print] = true
-				}
+				card.SecretKeys = append(card.SecretKeys, e.Recipients...)
 			}
-			out := cmd.OutOrStdout()
-			fmt.Fprintf(out, "RECOVERY CARD   instance %s\n\nrepository   %s\n             at %s, made %s\n", orDash(c.Instance), c.ID, f.repo, c.Created.Local().Format(time.DateOnly))
-			for print := range keys {
-				fmt.Fprintf(out, "secret key   %s\n", print)
+			slices.Sort(card.SecretKeys)
+			card.SecretKeys = slices.Compact(card.SecretKeys)
+			card.Writers = append(card.Writers, r.Learned().Writers...)
+			prove := ""
+			for _, w := range card.Writers {
+				prove += " --writer " + w
 			}
-			for _, e := range epochs {
-				fmt.Fprintf(out, "writer       %s (compare it: a vault cannot make this up)\n", e.Writer)
-				break
+			card.Commands = []string{
+				"holdfast vault snapshots --repo " + f.repo,
+				"holdfast vault restore --repo " + f.repo + " --key SECRET.asc" + prove + " --snapshot latest --to DIR",
+				"sh restore.sh SECRET.asc DIR",
 			}
-			_, err = fmt.Fprintf(out, "\nwith holdfast:\n  holdfast vault snapshots --repo %[1]s\n  holdfast vault restore --repo %[1]s --key SECRET.asc --snapshot latest --to DIR\n\n"+
-				"without, in a copy of the repository, with gpg, age, zstd and tar:\n  sh restore.sh SECRET.asc DIR\n", f.repo)
-			return err
+			return show(cmd, card, func() error { return drawCard(cmd, card) })
 		}),
 	}
+}
+
+func drawCard(cmd *cobra.Command, c recoveryCard) error {
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "RECOVERY CARD   instance %s\n\nrepository   %s\n             at %s, made %s\n", orDash(c.Instance), c.Repository, c.URL, c.Made.Local().Format(time.DateOnly))
+	for _, print := range c.SecretKeys {
+		fmt.Fprintf(out, "secret key   %s\n", print)
+	}
+	for _, w := range c.Writers {
+		fmt.Fprintf(out, "writer       %s   (a vault cannot make this up: --writer refuses all else)\n", w)
+	}
+	if len(c.Writers) == 0 {
+		fmt.Fprintln(out, "writer       not known on this machine: print the card where the backups are written")
+	}
+	_, err := fmt.Fprintf(out, "\nwith holdfast:\n  %s\n  %s\n\nwithout, in a copy of the repository, with gpg, age, zstd and tar:\n  %s\n", c.Commands[0], c.Commands[1], c.Commands[2])
+	return err
 }
 
 // keysProveCommand records that a snapshot was really restored.
@@ -310,7 +338,13 @@ func keysProveCommand(f *vaultFlags) *cobra.Command {
 		Short: "Record that a snapshot was restored and checked: prune keeps the last such one",
 		Args:  exactly("SNAPSHOT"),
 		RunE: f.withRepository(func(cmd *cobra.Command, r *vault.Repository, args []string) error {
-			return r.MarkProven(cmd.Context(), args[0], by, time.Now())
+			if err := r.MarkProven(cmd.Context(), args[0], by, time.Now()); err != nil {
+				return err
+			}
+			return show(cmd, map[string]string{"snapshot": args[0], "by": by}, func() error {
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "snapshot %s is proven by %s\n", args[0], by)
+				return err
+			})
 		}),
 	}
 	cmd.Flags().StringVar(&by, "by", os.Getenv("USER"), "who, or what, restored it")

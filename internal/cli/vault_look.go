@@ -29,7 +29,7 @@ func vaultSnapshotsCommand(f *vaultFlags) *cobra.Command {
 			if errors.Is(proofErr, vault.ErrDenied) {
 				proofErr = nil // a writer need not see them
 			}
-			return errors.Join(drawSnapshots(cmd, all, proofs), err, proofErr)
+			return errors.Join(drawSnapshots(cmd, all, proofs), err, proofErr, r.Fresh(all))
 		}),
 	}
 }

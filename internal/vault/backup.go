@@ -52,6 +52,8 @@ type BackupOptions struct {
 	ReadLimit int
 	// Wait is how long to wait for another backup of this repository to end.
 	Wait time.Duration
+	// Warn hears at once what the store lacks that this machine stored. It is noted in the snapshot too.
+	Warn func(Note)
 	// Progress is called about every quarter of a second, from one goroutine.
 	Progress func(Progress)
 	Now      time.Time
@@ -144,18 +146,32 @@ func (r *Repository) Backup(ctx context.Context, key WriterKey, o BackupOptions)
 		return SnapshotInfo{}, err
 	}
 	defer held.release(ctx)
+	notes, err := r.stillThere(ctx, key, o.Cache)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
 	b, err := r.newBackup(ctx, key, o)
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
 	defer b.report()()
-	m := &manifest{}
+	m := &manifest{notes: b.warn(notes)}
 	defer m.drop()
 	if err := b.run(ctx, m); err != nil {
 		b.keepStored(ctx)
 		return SnapshotInfo{}, err
 	}
 	return b.commit(ctx, m, held)
+}
+
+// warn passes notes on and gives them back.
+func (b *backup) warn(notes []Note) []Note {
+	for _, n := range notes {
+		if b.o.Warn != nil {
+			b.o.Warn(n)
+		}
+	}
+	return notes
 }
 
 // checkSources finds what a person named and is not there, before anything is written.
@@ -499,8 +515,10 @@ func (b *backup) commit(ctx context.Context, m *manifest, held *lock) (SnapshotI
 		return SnapshotInfo{}, err
 	}
 	b.journal.clear()
+	b.repo.prove(info, b.key.Fingerprint())
+	_ = remember(b.o.Cache, info) // a memory that cannot be kept costs time or a warning, and nothing else
 	for _, c := range m.caches {
-		c.keep(b.index) // a memory that cannot be kept costs time, and nothing else
+		c.keep(b.index)
 	}
 	m.caches = nil
 	if info.Incomplete {

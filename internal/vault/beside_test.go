@@ -198,6 +198,7 @@ func TestUnreadableMakesIncomplete(t *testing.T) {
 // TestFaultsOfTheStore breaks every operation once, with each kind of trouble: the error comes out, what is listed is
 // whole, and the next backup works.
 func TestFaultsOfTheStore(t *testing.T) {
+	t.Parallel()
 	src := t.TempDir()
 	if err := os.WriteFile(filepath.Join(src, "file"), []byte("content"), 0o600); err != nil {
 		t.Fatal(err)

@@ -165,6 +165,9 @@ func (c *checker) snapshots(ctx context.Context) error {
 		}
 	}
 	slices.SortFunc(c.infos, func(a, b SnapshotInfo) int { return a.Time.Compare(b.Time) })
+	if err := c.r.Fresh(c.infos); err != nil {
+		c.find(snapshotFolder+"/"+c.r.known.Newest+".json", err.Error())
+	}
 	c.report.Snapshots = len(c.infos)
 	return ctx.Err()
 }

@@ -60,6 +60,7 @@ func TestWholeRepositoryHasNoFindings(t *testing.T) {
 
 // TestEveryFlippedBitIsNamed flips a bit in every few bytes of every object; without any key the check must name it.
 func TestEveryFlippedBitIsNamed(t *testing.T) {
+	t.Parallel()
 	_, store, _ := smallPlace(t)
 	flips := 0
 	for _, name := range store.Names() {

@@ -21,6 +21,10 @@ var (
 	ErrNewerFormat = errors.New("of a newer format")
 	// ErrForeign: the directory holds something that is not a repository.
 	ErrForeign = errors.New("not a vault repository")
+	// ErrImpostor: a repository stands where another one is known to be, or was written under a hash key that is not known.
+	ErrImpostor = errors.New("not the repository that is known")
+	// ErrRolledBack: the newest snapshot that is known is not listed, and none newer.
+	ErrRolledBack = errors.New("older than it was")
 	// ErrDenied: the store refuses this for these credentials.
 	ErrDenied = errors.New("not permitted")
 )

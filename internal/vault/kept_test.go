@@ -115,6 +115,7 @@ func TestKeptRepository(t *testing.T) {
 
 // TestWayBackWithoutUs restores it with the script in it and the stock tools.
 func TestWayBackWithoutUs(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"gpg", "age", "zstd", "tar"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Fatalf("the way back cannot be tried: install %s", tool)

@@ -119,6 +119,7 @@ func (p *place) sound(t *testing.T, when string) {
 }
 
 func TestKilledAtEveryWriteOfBackup(t *testing.T) {
+	t.Parallel()
 	src := t.TempDir()
 	vaulttest.MakeTree(t, src, 3, 25)
 	for _, after := range []bool{false, true} {
@@ -146,6 +147,7 @@ func TestKilledAtEveryWriteOfBackup(t *testing.T) {
 
 // TestNothingIsSentTwice kills a backup late and counts what the next one sends.
 func TestNothingIsSentTwice(t *testing.T) {
+	t.Parallel()
 	p, src := newPlace(t), t.TempDir()
 	for i := range 6 {
 		body := make([]byte, 16<<20)
@@ -180,6 +182,7 @@ func TestNothingIsSentTwice(t *testing.T) {
 }
 
 func TestKilledAtEveryWriteOfPrune(t *testing.T) {
+	t.Parallel()
 	for _, after := range []bool{false, true} {
 		for at := 1; ; at++ {
 			p, src := newPlace(t), t.TempDir()
@@ -206,6 +209,7 @@ func TestKilledAtEveryWriteOfPrune(t *testing.T) {
 }
 
 func TestKilledAtEveryWriteOfCopy(t *testing.T) {
+	t.Parallel()
 	p, src := newPlace(t), t.TempDir()
 	vaulttest.MakeTree(t, src, 4, 25)
 	p.backup(t, vault.Source{Name: "data", Path: src})

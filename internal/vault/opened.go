@@ -49,6 +49,9 @@ func (r *Repository) open(ctx context.Context, snapshot string, ids []EpochIdent
 	if !ok || id.identity == nil || id.Repository != r.config.ID {
 		return nil, fmt.Errorf("open snapshot %s: %w: no identity of epoch %s of this repository was given", info.Short(), ErrWrongKey, info.Epoch)
 	}
+	if err := r.believes(id); err != nil {
+		return nil, fmt.Errorf("open snapshot %s: %w", info.Short(), err)
+	}
 	s.keys = id.keys()
 	body, err := read(ctx, r.store, info.Manifest)
 	if err != nil {
@@ -60,6 +63,7 @@ func (r *Repository) open(ctx context.Context, snapshot string, ids []EpochIdent
 	if err := s.readManifest(body, id); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", info.Manifest, ErrDamaged, err)
 	}
+	r.prove(info, id.Fingerprint())
 	return s, nil
 }
 

@@ -367,6 +367,7 @@ func (r *Repository) execute(ctx context.Context, p PrunePlan, now time.Time) er
 		if err := r.remove(ctx, d.Object); err != nil {
 			return err
 		}
+		r.forgot(strings.TrimSuffix(path.Base(d.Object), ".json"))
 	}
 	if len(p.Condemn) > 0 {
 		list := condemnation{Format: Format, Time: now.UTC()}
@@ -420,6 +421,7 @@ func (r *Repository) Forget(ctx context.Context, names []string, now time.Time) 
 		if err := r.remove(ctx, snapshotFolder+"/"+info.ID+".json"); err != nil {
 			return out, err
 		}
+		r.forgot(info.ID)
 	}
 	return out, nil
 }

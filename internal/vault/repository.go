@@ -35,6 +35,9 @@ type Config struct {
 type Repository struct {
 	store  Store
 	config Config
+	known  Known // set by Expect, before anything else
+
+	learned learned
 }
 
 // Config returns the description.
@@ -253,6 +256,11 @@ func (r *Repository) Snapshot(ctx context.Context, name string) (SnapshotInfo, e
 	all, err := r.ListSnapshots(ctx)
 	if err != nil && !(errors.Is(err, ErrDamaged) && len(all) > 0) {
 		return SnapshotInfo{}, err
+	}
+	if name == "latest" {
+		if err := r.Fresh(all); err != nil {
+			return SnapshotInfo{}, err
+		}
 	}
 	return pickSnapshot(all, name)
 }

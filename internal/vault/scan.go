@@ -27,12 +27,13 @@ type Note struct {
 // Kinds of notes. Unreadable makes a snapshot incomplete; the others say that what
 // was stored is what was there at some moment, not at one moment.
 const (
-	NoteUnreadable = "unreadable" // exists, and could not be read
-	NoteVanished   = "vanished"   // was listed, and gone when it was to be read
-	NoteChanged    = "changed"    // was written to while it was read
-	NoteGrew       = "grew"       // became longer; stored up to the length it had at first
-	NoteShrank     = "shrank"     // became shorter; stored up to its new end
-	NoteSkipped    = "skipped"    // of a kind that no backup can hold
+	NoteUnreadable = "unreadable"  // exists, and could not be read
+	NoteVanished   = "vanished"    // was listed, and gone when it was to be read
+	NoteChanged    = "changed"     // was written to while it was read
+	NoteGrew       = "grew"        // became longer; stored up to the length it had at first
+	NoteShrank     = "shrank"      // became shorter; stored up to its new end
+	NoteRolledBack = "rolled back" // the repository lacks what this machine stored last
+	NoteSkipped    = "skipped"     // of a kind that no backup can hold
 )
 
 // partLength bounds how much of a file one worker reads. Longer files are read by several

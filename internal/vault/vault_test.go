@@ -92,6 +92,7 @@ func expectSame(t testing.TB, want, got string) {
 }
 
 func TestBackupAndRestore(t *testing.T) {
+	t.Parallel()
 	p, src, out := newPlace(t), t.TempDir(), filepath.Join(t.TempDir(), "out")
 	vaulttest.MakeTree(t, src, 1, 300)
 	info := p.backup(t, vault.Source{Name: "data", Path: src})
@@ -106,6 +107,7 @@ func TestBackupAndRestore(t *testing.T) {
 }
 
 func TestSecondBackupAddsLittle(t *testing.T) {
+	t.Parallel()
 	p, src := newPlace(t), t.TempDir()
 	vaulttest.MakeTree(t, src, 2, 200)
 	first := p.backup(t, vault.Source{Name: "data", Path: src})
