@@ -36,8 +36,10 @@ func (s *Stack) tickLoop(ctx context.Context) error {
 	ticker := time.NewTicker(s.cfg.Canary)
 	defer ticker.Stop()
 	for {
-		for _, inst := range s.list() {
-			inst.tick()
+		if _, paused := s.pausedSince(); !paused { // a tick is a write, and what is paused takes none
+			for _, inst := range s.list() {
+				inst.tick()
+			}
 		}
 		select {
 		case <-ctx.Done():

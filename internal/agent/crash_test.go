@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -161,7 +162,7 @@ func (l *life) settled(t *testing.T) {
 // processes names every process of the node by its slot and service.
 func (l *life) processes() []string {
 	var all []string
-	for _, pid := range agent.Marked("HOLDFAST_NODE=" + l.name) {
+	for _, pid := range agent.Marked(agent.Mark(l.name, filepath.Join(l.dir, l.name))) {
 		environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		name := strconv.Itoa(pid)
 		for entry := range strings.SplitSeq(string(environ), "\x00") {

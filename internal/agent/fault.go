@@ -34,7 +34,8 @@ const armedFor = time.Hour
 type Fault struct {
 	step.FaultArgs
 	Node     string    `json:"node"`
-	Agent    int       `json:"agent"`   // process that a kill ends first
+	Agent    int       `json:"agent"`   // process of the agent that fired it: a kill ends it first, a pause stops it first
+	Started  uint64    `json:"started"` // start of that process: the number alone may be somebody else's by now
 	Restart  []string  `json:"restart"` // starts the agent again when a kill is over
 	Dir      string    `json:"dir"`     // where Restart runs
 	Data     string    `json:"data"`    // of the agent
@@ -42,6 +43,7 @@ type Fault struct {
 	Armed    int64     `json:"armed"` // boot clock
 	Fired    int64     `json:"fired"` // boot clock; 0 = not yet
 	Injected time.Time `json:"injected,omitzero"`
+	Woken    time.Time `json:"woken,omitzero"` // when the first paused stack was let go on
 	Undone   time.Time `json:"undone,omitzero"`
 	Residue  string    `json:"residue,omitempty"` // what the end did not end
 	Words    string    `json:"words,omitempty"`   // why it was not injected
@@ -126,7 +128,7 @@ func (s *Stack) arm(args step.FaultArgs) error {
 		if err != nil {
 			return fmt.Errorf("arm fault: %w", err)
 		}
-		f := Fault{FaultArgs: args, Node: s.cfg.Node, Agent: os.Getpid(), Restart: s.cfg.Restart, Dir: wd, Data: s.cfg.Data, Boot: boot, Armed: now}
+		f := Fault{FaultArgs: args, Node: s.cfg.Node, Restart: s.cfg.Restart, Dir: wd, Data: s.cfg.Data, Boot: boot, Armed: now}
 		if err := writeJSON(path, f); err != nil {
 			return err
 		}
@@ -144,7 +146,7 @@ func (s *Stack) keep(path string) error {
 	}
 	command := exec.Command(s.cfg.Keeper[0], append(slices.Clone(s.cfg.Keeper[1:]), path)...)
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	command.Env = slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "HOLDFAST_NODE=") }) // else it would kill itself
+	command.Env = WithMark(os.Environ(), "") // else it would meet its own fault
 	if err := command.Start(); err != nil {
 		return fmt.Errorf("start keeper of fault: %w", err)
 	}
@@ -205,7 +207,8 @@ func (s *Stack) fireNow(path string, f Fault) error {
 	if err := s.cfg.Emit(event); err != nil {
 		return fmt.Errorf("fire fault %s: %w", f.ID, err)
 	}
-	f.Fired = now
+	f.Fired, f.Agent = now, s.cfg.Process
+	f.Started, _ = Started(f.Agent) // it lives: it is this process
 	return writeJSON(path, f)
 }
 
@@ -268,7 +271,7 @@ func (s *Stack) tellFaults() error {
 				return fmt.Errorf("tell of fault %s: %w", f.ID, err)
 			}
 		}
-		for _, end := range []string{".end", ".lock", ""} {
+		for _, end := range []string{".end", ".lock", wakingEnd, heardEnd, ""} {
 			if err := os.Remove(path + end); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("forget fault %s: %w", f.ID, err)
 			}
@@ -287,6 +290,17 @@ func (s *Stack) held() bool {
 		f, err := readFault(path)
 		return err == nil && f.Fault == "kill" && f.Fired > 0 && !f.over(boot, now)
 	})
+}
+
+// pausedSince tells when a fault paused the stacks of this node, while they are.
+func (s *Stack) pausedSince() (since time.Time, paused bool) {
+	for _, path := range s.faultFiles() {
+		f, err := readFault(path)
+		if err == nil && f.Fault == "stop" && !f.Injected.IsZero() && f.Woken.IsZero() && f.Undone.IsZero() {
+			return f.Injected, true
+		}
+	}
+	return time.Time{}, false
 }
 
 func (s *Stack) faultFiles() []string {

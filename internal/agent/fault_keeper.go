@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -62,6 +60,7 @@ func (f Fault) hold(path string) error {
 	case "kill":
 		f.kill()
 	case "stop":
+		f.signalAgent(syscall.SIGSTOP)
 		signalAll(f.mark(), syscall.SIGSTOP)
 	case "cut":
 		err = f.cut()
@@ -80,8 +79,17 @@ func (f Fault) hold(path string) error {
 // end undoes the fault, looks whether it is gone, and says so.
 func (f Fault) end(ctx context.Context, path string) error {
 	if f.Undone.IsZero() {
-		f.Residue = f.undo(ctx)
-		f.Undone = time.Now()
+		residue, err := f.undo(ctx, path)
+		if err != nil {
+			return err
+		}
+		if f, err = readFault(path); err != nil {
+			return err
+		}
+		f.Residue, f.Undone = residue, time.Now()
+		if !f.Woken.IsZero() {
+			f.Undone = f.Woken
+		}
 		if err := writeJSON(path, f); err != nil {
 			return err
 		}
@@ -92,43 +100,43 @@ func (f Fault) end(ctx context.Context, path string) error {
 	return nil
 }
 
-// agentFirst is how long the agent is awake before its stacks are: what was placed elsewhere meanwhile is fenced while
-// it is still paused, and takes no write.
-const agentFirst = 3 * time.Second
+func (f Fault) undo(ctx context.Context, path string) (residue string, err error) {
+	switch {
+	case f.Fault == "stop" && !f.Injected.IsZero():
+		return f.wake(ctx, path)
+	case f.Fault == "cut":
+		return f.mend(ctx), nil
+	}
+	return "", nil
+}
 
-func (f Fault) undo(ctx context.Context) (residue string) {
-	switch f.Fault {
-	case "stop":
-		_ = syscall.Kill(f.Agent, syscall.SIGCONT) // it may have been started anew, which is as good
-		pause(ctx, agentFirst)
-		for range 50 {
-			signalAll(f.mark(), syscall.SIGCONT)
-			if residue = stoppedOf(f.mark()); residue == "" {
-				return ""
-			}
-			pause(ctx, keeperStep)
+func (f Fault) mend(ctx context.Context) (residue string) {
+	for range 50 {
+		_ = exec.Command("nft", "delete", "table", "inet", cutTable(f.ID)).Run() // it may never have been made; the list tells
+		tables, err := exec.Command("nft", "list", "tables").CombinedOutput()
+		if err == nil && !strings.Contains(string(tables), cutTable(f.ID)) {
+			return ""
 		}
-	case "cut":
-		for range 50 {
-			_ = exec.Command("nft", "delete", "table", "inet", cutTable(f.ID)).Run() // it may never have been made; the list tells
-			tables, err := exec.Command("nft", "list", "tables").CombinedOutput()
-			if err == nil && !strings.Contains(string(tables), cutTable(f.ID)) {
-				return ""
-			}
-			residue = "table inet " + cutTable(f.ID) + " of nftables"
-			pause(ctx, keeperStep)
-		}
+		residue = "table inet " + cutTable(f.ID) + " of nftables"
+		pause(ctx, keeperStep)
 	}
 	return residue
 }
 
-func (f Fault) mark() string { return "HOLDFAST_NODE=" + f.Node }
+func (f Fault) mark() string { return Mark(f.Node, f.Data) }
+
+// signalAgent reaches the agent that fired the fault, and no process that was given its number since.
+func (f Fault) signalAgent(sig syscall.Signal) {
+	if start, alive := Started(f.Agent); f.Agent > 0 && alive && start == f.Started {
+		_ = syscall.Kill(f.Agent, sig) // it may have ended meanwhile
+	}
+}
 
 // kill ends the agent before the stacks, so that it cannot start them again. An agent that somebody starts
 // meanwhile lives: it finds the fault's file and starts no stack.
 func (f Fault) kill() {
 	if f.Injected.IsZero() {
-		_ = syscall.Kill(f.Agent, syscall.SIGKILL) // it may have ended already
+		f.signalAgent(syscall.SIGKILL)
 	}
 	signalAll(f.mark(), syscall.SIGKILL)
 }
@@ -144,8 +152,7 @@ func (f Fault) startAgent() error {
 	}
 	command := exec.Command(f.Restart[0], f.Restart[1:]...)
 	command.Dir, command.SysProcAttr = f.Dir, &syscall.SysProcAttr{Setsid: true}
-	command.Env = append(os.Environ(), f.mark()) // which this process went without, so as not to meet its own fault
-	log, err := os.OpenFile(filepath.Join(f.Dir, "agent-restarted.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(filepath.Join(f.Data, "agent-restarted.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err == nil {
 		defer log.Close()
 		command.Stdout, command.Stderr = log, log
@@ -166,35 +173,11 @@ func signalAll(mark string, sig syscall.Signal) {
 func stoppedOf(mark string) string {
 	var paused []string
 	for _, pid := range Marked(mark) {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			continue
-		}
-		if rest := stat[bytes.LastIndexByte(stat, ')')+1:]; strings.HasPrefix(strings.TrimSpace(string(rest)), "T") {
+		if Paused(pid) {
 			paused = append(paused, "paused process "+strconv.Itoa(pid))
 		}
 	}
 	return strings.Join(paused, ", ")
-}
-
-// Marked lists live processes whose first environment holds entry, such as "HOLDFAST_NODE=a1": what was started with
-// it and whatever that started in turn, in containers too. Processes of other users are seen by root alone.
-func Marked(entry string) []int {
-	environs, err := filepath.Glob("/proc/[0-9]*/environ")
-	if err != nil {
-		return nil
-	}
-	var pids []int
-	for _, path := range environs {
-		environ, err := os.ReadFile(path)
-		if err != nil || !slices.Contains(strings.Split(string(environ), "\x00"), entry) {
-			continue // a process that has ended has no environment
-		}
-		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }
 
 // cut loads the rules, whole or not at all; to load them again changes nothing.

@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -47,6 +48,7 @@ func (n *node) faults() string {
 }
 
 func TestFaultStopEndsByItself(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	n := w.node("a1")
 	n.deploy(w.spec("acme"), 1)
@@ -65,16 +67,162 @@ func TestFaultStopEndsByItself(t *testing.T) {
 	}
 	n.do(step.Fire, "", 0, args)
 	agenttest.Await(t, func() bool { return stateOf(pid) == "T" }, func() string { return "the API is not paused but " + stateOf(pid) })
-	n.leave() // the agent ends; the end of the fault must not hang on it
 	agenttest.Await(t, func() bool { return stateOf(pid) != "T" }, func() string { return "the API is still paused" })
-	n.start()
-	n.awaitTold("undo_fired/0")
+	if got := n.mustAsk("acme", "/pid"); got != strconv.Itoa(pid) {
+		t.Errorf("the API was started anew as %s, it was only paused", got)
+	}
+	n.awaitTold("fault_fired/0 undo_fired/0")
 	if n.faults() != "" {
 		t.Errorf("facts still say %q", n.faults())
 	}
 }
 
+// paused deploys acme on a node and pauses it.
+func (w *world) paused(name string, args step.FaultArgs) (n *node, pid int) {
+	w.Helper()
+	n = w.node(name)
+	n.deploy(w.spec("acme"), 1)
+	n.lease("acme", 1, name)
+	n.awaitState("acme", fleet.StateRunning)
+	pid, err := strconv.Atoi(n.mustAsk("acme", "/pid"))
+	if err != nil {
+		w.Fatal(err)
+	}
+	args.Fault = "stop"
+	n.do(step.Arm, "", 0, args)
+	n.do(step.Fire, "", 0, args)
+	agenttest.Await(w.T, func() bool { return stateOf(pid) == "T" }, func() string { return "the API is not paused but " + stateOf(pid) })
+	return n, pid
+}
+
+// terminated tells whether the API heard that it should end: it can only do so when it runs.
+func (n *node) terminated() bool {
+	_, err := os.Stat(n.slotPath("acme", "s1", "state/data/terminated"))
+	return err == nil
+}
+
+// toldAt is when the node says that something happened, the last time.
+func (n *node) toldAt(kind string) (at time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, event := range n.events {
+		if event.Kind == kind {
+			at = event.At
+		}
+	}
+	return at
+}
+
+// An instance that was given away while its node was paused never wakes: its processes end as they lie, and the account
+// says that it served until the pause and not a moment longer.
+func TestWhatWasGivenAwayNeverWakes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	n, pid := w.paused("a1", step.FaultArgs{ID: "drill-5", For: time.Second})
+	injected := time.Now()
+	n.word = func(context.Context) error { n.lease("acme", 2, "elsewhere"); return nil }
+	n.awaitTold("fault_fired/0 stopped/1 fenced/1 undo_fired/0")
+	if alive(pid) || n.terminated() {
+		t.Errorf("the API woke before it ended: %s, terminated: %v", stateOf(pid), n.terminated())
+	}
+	if at := n.toldAt("serving_stopped"); at.After(injected) || at.Before(n.toldAt("fault_fired")) {
+		t.Errorf("it is said to have served until %s, it was paused before %s", at, injected)
+	}
+}
+
+// A node that cannot ask after a pause lets nothing go on: the stacks end, and start when the server has spoken.
+func TestPauseEndsWithoutAWord(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	n, pid := w.paused("a1", step.FaultArgs{ID: "drill-6", For: time.Second})
+	n.word = func(context.Context) error { return errors.New("the server is away") }
+	n.awaitTold("fault_fired/0 stopped/1 undo_fired/0")
+	if alive(pid) || n.terminated() {
+		t.Errorf("the API woke: %s, terminated: %v", stateOf(pid), n.terminated())
+	}
+	n.lease("acme", 1, "a1")
+	n.awaitState("acme", fleet.StateRunning)
+	if got := n.told(); !strings.HasSuffix(got, "undo_fired/0 started/1") {
+		t.Errorf("told %q", got)
+	}
+}
+
+// The end of a pause does not hang on an agent; without one the stacks end.
+func TestPauseEndsWithoutAnAgent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	n, pid := w.paused("a1", step.FaultArgs{ID: "drill-7", For: time.Second})
+	n.leave()
+	agenttest.Await(t, func() bool { return !alive(pid) }, func() string { return "the API is still " + stateOf(pid) })
+	n.start()
+	n.awaitTold("undo_fired/0")
+	n.lease("acme", 1, "a1")
+	n.awaitState("acme", fleet.StateRunning)
+	if n.terminated() {
+		t.Error("the API woke with nobody there to ask for it")
+	}
+}
+
+// Two nodes of one name on one machine, as in two rehearsals: the fault of one leaves the other alone.
+func TestFaultLeavesANamesakeAlone(t *testing.T) {
+	t.Parallel()
+	other := newWorld(t).node("a1")
+	other.deploy(other.spec("acme"), 1)
+	other.awaitState("acme", fleet.StateRunning)
+	id := other.mustAsk("acme", "/id")
+	for _, fault := range []string{"stop", "kill"} {
+		w := newWorld(t)
+		n := w.node("a1")
+		n.deploy(w.spec("acme"), 1)
+		n.awaitState("acme", fleet.StateRunning)
+		pid, _ := strconv.Atoi(n.mustAsk("acme", "/pid"))
+		args := step.FaultArgs{ID: "drill-8", Fault: fault, For: time.Hour}
+		n.do(step.Arm, "", 0, args)
+		n.do(step.Fire, "", 0, args)
+		agenttest.Await(t, func() bool { return stateOf(pid) == "T" || !alive(pid) }, func() string { return "the API still runs" })
+		if fault == "kill" {
+			agenttest.Await(t, func() bool { return !alive(n.process) }, func() string { return "the agent lives" })
+		}
+		if got := other.mustAsk("acme", "/id"); got != id || !alive(other.process) {
+			t.Errorf("%s hit the other node of that name: API %s was %s, agent is %s", fault, got, id, stateOf(other.process))
+		}
+		n.do(step.Undo, "", 0, args)
+	}
+}
+
+// A process that was given the number of an agent that has ended is left alone.
+func TestFaultLeavesAReusedNumberAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	n := w.node("a1")
+	args := step.FaultArgs{ID: "drill-9", Fault: "stop", For: time.Hour}
+	n.do(step.Arm, "", 0, args)
+	n.do(step.Fire, "", 0, args)
+	path := filepath.Join(w.dir, "a1", "faults", "drill-9.json")
+	agenttest.Await(t, func() bool { return stateOf(n.process) == "T" }, func() string { return "the agent is " + stateOf(n.process) })
+	stranger := w.standIn()
+	body, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(body), fmt.Sprintf(`"agent":%d`, n.process), fmt.Sprintf(`"agent":%d`, stranger), 1)
+	if changed == string(body) {
+		t.Fatalf("the fault does not name its agent: %s", body)
+	}
+	if err := os.WriteFile(path, []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(stranger, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	n.do(step.Undo, "", 0, args)
+	if state := stateOf(stranger); state != "T" {
+		t.Errorf("the stranger was woken: it is %s", state)
+	}
+}
+
 func TestFaultUndoOnOrder(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	n := w.node("a1")
 	n.deploy(w.spec("acme"), 1)
@@ -91,36 +239,17 @@ func TestFaultUndoOnOrder(t *testing.T) {
 	n.do(step.Undo, "", 0, args) // again: nothing to do
 }
 
-// The agent of this test is the test itself and must not be killed; a child stands in for it.
 func TestFaultKillHoldsStacksDown(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	n := w.node("a1")
 	n.deploy(w.spec("acme"), 1)
 	n.awaitState("acme", fleet.StateRunning)
 	id := n.mustAsk("acme", "/id")
-	child := exec.Command(w.program, "hang")
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = child.Process.Kill() }) // it is dead unless the test failed
 	args := step.FaultArgs{ID: "drill-3", Fault: "kill", For: 2 * time.Second}
 	n.do(step.Arm, "", 0, args)
-	path := filepath.Join(w.dir, "a1", "faults", "drill-3.json")
-	body, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	changed := strings.Replace(string(body), fmt.Sprintf(`"agent":%d`, os.Getpid()), fmt.Sprintf(`"agent":%d`, child.Process.Pid), 1)
-	if changed == string(body) {
-		t.Fatalf("the fault does not name its agent: %s", body)
-	}
-	if err := os.WriteFile(path, []byte(changed), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	n.do(step.Fire, "", 0, args)
-	if err := child.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
-		t.Errorf("the agent ended with %v", err)
-	}
+	agenttest.Await(t, func() bool { return !alive(n.process) }, func() string { return "the agent lives" })
 	n.leave()
 	n.start()
 	n.lease("acme", 1, "a1")
@@ -138,6 +267,7 @@ func TestFaultKillHoldsStacksDown(t *testing.T) {
 
 // The cut is loaded into a network of its own, for which the test must be root.
 func TestFaultCut(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "drill-4.json")
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")

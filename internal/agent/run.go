@@ -50,6 +50,19 @@ func (a *Agent) Certify(ctx context.Context, csr []byte) (chain [][]byte, err er
 	return answer.Chain, err
 }
 
+// Ask has the server say anew who serves what, over a stream of its own, and returns once that is carried out.
+func (a *Agent) Ask(ctx context.Context) error {
+	asked := a.settings.ask()
+	defer a.settings.forget(asked)
+	a.client.Redial()
+	select {
+	case <-asked.answered:
+		return nil
+	case <-ctx.Done():
+		return problem.New(problem.Unreachable, "", "the server at %s did not say who serves what", a.Self.Server)
+	}
+}
+
 // Run works until ctx ends; then it stops without ending the stacks, and orders in flight stay in flight. It returns
 // an error only when the journal can no longer be trusted: the process must then end and start anew.
 func (a *Agent) Run(ctx context.Context) error {
@@ -104,6 +117,7 @@ func (a *Agent) keepLink(ctx context.Context) {
 		},
 		Up: func() {
 			a.Log.Info("connected", "server", a.Self.Server)
+			a.settings.up()
 			knock(a.sender.up)
 		},
 		Down: func(err error, failures int) { a.disconnected(err, failures) },

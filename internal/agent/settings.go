@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
 
 	"holdfast/internal/link"
@@ -20,6 +22,16 @@ type settings struct {
 	log      *slog.Logger
 	rings    map[link.SettingKind]chan struct{} // a newer one is in the journal
 	apply    map[link.SettingKind]func(ctx context.Context, held link.Setting) error
+
+	mu    sync.Mutex // guards what stands below
+	asked []*question
+}
+
+// question waits for the leases that the server sends on a stream opened after it was asked. Leases that were under way
+// before may be older than what made somebody ask.
+type question struct {
+	opened, came bool
+	answered     chan struct{} // closed once they are carried out
 }
 
 func newSettings(c Config) *settings {
@@ -70,7 +82,7 @@ func (s *settings) take(ctx context.Context, signed step.Signed) error {
 	}
 	if why == nil {
 		taken, err := s.journal.PutSetting(ctx, offered)
-		if taken {
+		if s.came(offered.Kind, err) || taken {
 			knock(s.rings[offered.Kind])
 		}
 		if err == nil || problem.KindOf(err) == problem.Internal {
@@ -126,10 +138,81 @@ func (s *settings) offerHeld(ctx context.Context, kind link.SettingKind) (again 
 	if err != nil || held.Generation == 0 {
 		return false, err
 	}
+	open := s.open(kind)
 	why := s.apply[kind](ctx, held)
 	if why == nil || ctx.Err() != nil {
+		s.answer(open, why)
 		return false, nil
 	}
 	s.log.Error("setting was not applied; trying again", "kind", kind, "generation", held.Generation, "error", why)
 	return true, s.spool.Event(ctx, link.Event{Kind: "setting_failed", Note: why.Error(), Labels: map[string]string{"kind": string(kind)}})
+}
+
+// ask begins to wait for leases of a stream that is opened from now on.
+func (s *settings) ask() *question {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := &question{answered: make(chan struct{})}
+	s.asked = append(s.asked, q)
+	return q
+}
+
+// up notes that a stream was opened.
+func (s *settings) up() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, q := range s.asked {
+		q.opened = true
+	}
+}
+
+// came notes leases that were delivered, and tells whether somebody waits for them, be they as they were or not.
+func (s *settings) came(kind link.SettingKind, err error) (wanted bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if kind != link.SettingLeases || err != nil {
+		return false
+	}
+	for _, q := range s.asked {
+		q.came = q.came || q.opened
+		wanted = wanted || q.came
+	}
+	return wanted
+}
+
+// open lists the questions that the leases in the journal answer.
+func (s *settings) open(kind link.SettingKind) (open []*question) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if kind != link.SettingLeases {
+		return nil
+	}
+	for _, q := range s.asked {
+		if q.came {
+			open = append(open, q)
+		}
+	}
+	return open
+}
+
+func (s *settings) answer(open []*question, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, q := range open {
+		s.forgetLocked(q)
+		if why == nil {
+			close(q.answered)
+		}
+	}
+}
+
+// forget ends the wait for an answer.
+func (s *settings) forget(q *question) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgetLocked(q)
+}
+
+func (s *settings) forgetLocked(q *question) {
+	s.asked = slices.DeleteFunc(s.asked, func(other *question) bool { return other == q })
 }

@@ -24,22 +24,24 @@ import (
 
 // StackConfig is what the stacks of a node are made of. Data, Node, Engines and Seal must be given.
 type StackConfig struct {
-	Data       string                 // data directory of the node; stacks live in instances/
-	Node       string                 // name of this node
-	Address    string                 // where the edge and the probes reach services; "" = 127.0.0.1
-	Engines    []EngineChoice         // the first that can run a spec runs it
-	Ports      PortRange              // ports to give to services; zero = 20000 to 29999
-	Seal       age.Identity           // opens what is sealed to this node
-	Limits     Limits                 // what the node takes
-	Canary     time.Duration          // between two ticks; 0 = 2 seconds
-	Watch      time.Duration          // between two looks at a stack that is not well; a well one is looked at five times more rarely; 0 = 2 seconds
-	Restart    []string               // command line that starts the agent again after a fault that killed it
-	Keeper     []string               // command that keeps a fault, "holdfast undo-timer"; the fault's file is appended
-	Management []string               // addresses that a cut always allows: the server's, at least
-	ReplyTo    string                 // age recipient of the server: secrets on their way to it are sealed to this
-	Stores     OpenStore              // reaches a repository's store; nil = no backups here
-	Emit       func(link.Event) error // keeps an event for the server; one that could not be kept is offered again
-	Changed    func()                 // the facts are no longer what was told
+	Data       string                      // data directory of the node; stacks live in instances/
+	Node       string                      // name of this node
+	Address    string                      // where the edge and the probes reach services; "" = 127.0.0.1
+	Engines    []EngineChoice              // the first that can run a spec runs it
+	Ports      PortRange                   // ports to give to services; zero = 20000 to 29999
+	Seal       age.Identity                // opens what is sealed to this node
+	Limits     Limits                      // what the node takes
+	Canary     time.Duration               // between two ticks; 0 = 2 seconds
+	Watch      time.Duration               // between two looks at a stack that is not well; a well one is looked at five times more rarely; 0 = 2 seconds
+	Restart    []string                    // command line that starts the agent again after a fault that killed it
+	Keeper     []string                    // command that keeps a fault, "holdfast undo-timer"; the fault's file is appended
+	Process    int                         // the agent's own process, as a fault finds it; 0 = this one
+	Ask        func(context.Context) error // asks the server anew who serves what, and returns once its answer is carried out
+	Management []string                    // addresses that a cut always allows: the server's, at least
+	ReplyTo    string                      // age recipient of the server: secrets on their way to it are sealed to this
+	Stores     OpenStore                   // reaches a repository's store; nil = no backups here
+	Emit       func(link.Event) error      // keeps an event for the server; one that could not be kept is offered again
+	Changed    func()                      // the facts are no longer what was told
 	Log        *slog.Logger
 	Now        func() time.Time
 	Point      func(point string) // called between the effects of a step; tests stop there
@@ -102,8 +104,19 @@ func checkStackConfig(cfg StackConfig) (StackConfig, error) {
 	if cfg.Data == "" || cfg.Node == "" || len(cfg.Engines) == 0 || cfg.Seal == nil {
 		return cfg, errors.New("stack: Data, Node, Engines and Seal must be given")
 	}
+	data, err := filepath.Abs(cfg.Data)
+	if err != nil {
+		return cfg, fmt.Errorf("find the data directory: %w", err)
+	}
+	cfg.Data = data // processes are marked with it
 	if cfg.Address == "" {
 		cfg.Address = "127.0.0.1"
+	}
+	if cfg.Process == 0 {
+		cfg.Process = os.Getpid()
+	}
+	if cfg.Ask == nil {
+		cfg.Ask = func(context.Context) error { return errors.New("this node has no server to ask") }
 	}
 	if cfg.Ports == (PortRange{}) {
 		cfg.Ports = PortRange{20000, 29999}
@@ -133,19 +146,25 @@ func checkStackConfig(cfg StackConfig) (StackConfig, error) {
 
 // lockData keeps a second agent away from the directory; the lock ends with the process.
 func lockData(dir string) (*os.File, error) {
+	lock, err := tryLockData(dir)
+	for tries := 0; tries < 20 && errors.Is(err, unix.EWOULDBLOCK); tries++ { // a process that an ended agent was just starting holds it for a moment
+		pause(context.Background(), 50*time.Millisecond)
+		lock, err = tryLockData(dir)
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, problem.New(problem.Busy, "end the other agent, or give this one a directory of its own",
+			"stacks in %s not taken up: another agent works there", dir)
+	}
+	return lock, err
+}
+
+func tryLockData(dir string) (*os.File, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, "stacks.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock data directory: %w", err)
 	}
-	err = unix.EWOULDBLOCK
-	for tries := 0; tries < 20 && err != nil; tries++ { // a process that an ended agent was just starting holds it for a moment
-		if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			pause(context.Background(), 50*time.Millisecond)
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(problem.New(problem.Busy, "end the other agent, or give this one a directory of its own",
-			"stacks in %s not taken up: another agent works there", dir), lock.Close())
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, lock.Close())
 	}
 	return lock, nil
 }
@@ -175,6 +194,7 @@ func (s *Stack) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.tickLoop(ctx) })
 	group.Go(func() error { return s.watchLoop(ctx) })
+	group.Go(func() error { return s.wakeLoop(ctx) })
 	return group.Wait()
 }
 

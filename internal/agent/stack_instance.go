@@ -382,14 +382,17 @@ func (i *instance) settle(ctx context.Context) error {
 	if i.settled(rec) {
 		return nil
 	}
-	at := i.lastTick()
-	served := i.runs(rec.Slot)
+	since, paused := i.stack.pausedSince()
+	at, served := i.lastTick(), i.runs(rec.Slot)
 	if err := i.downThose(ctx, i.mustStop(rec)); err != nil {
 		return err
 	}
 	i.stack.cfg.Point("fence/down")
 	now := i.stack.cfg.Now()
-	if served {
+	switch {
+	case served && paused:
+		at = since
+	case served:
 		at = now
 	}
 	return i.change(func(r record) record { return r.settles(i.name, at, now) })

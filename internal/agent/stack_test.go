@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -88,22 +89,37 @@ type node struct {
 	engine   *exec.Engine
 	stop     func()
 	point    func(string)
+	process  int                         // stands in for the agent's own, which a fault would hit; 0 = a fault hits the test
+	word     func(context.Context) error // what comes of asking the server
 
 	mu     sync.Mutex
 	events []link.Event
 }
 
 func (w *world) node(name string) *node {
-	n := &node{world: w, name: name, identity: newIdentity(w.T), point: func(string) {}}
+	n := &node{world: w, name: name, identity: newIdentity(w.T), point: func(string) {}, word: func(context.Context) error { return nil }}
+	n.process = w.standIn()
 	n.start()
 	w.Cleanup(func() { n.leave(); n.killAll() })
 	return n
 }
 
+// standIn is a process that does nothing, for faults to hit in the place of the test.
+func (w *world) standIn() int {
+	w.Helper()
+	child := osexec.Command(w.program, "hang")
+	if err := child.Start(); err != nil {
+		w.Fatal(err)
+	}
+	go func() { _ = child.Wait() }()               // it says how it ended, which the tests see in /proc
+	w.Cleanup(func() { _ = child.Process.Kill() }) // it may be dead already
+	return child.Process.Pid
+}
+
 // start begins an agent on the node's directory, as after a boot or an upgrade.
 func (n *node) start() {
 	n.Helper()
-	n.engine = exec.New(exec.Config{Node: n.name, ControlDir: "none", Tend: 50 * time.Millisecond})
+	n.engine = exec.New(exec.Config{Node: n.name, Data: filepath.Join(n.dir, n.name), ControlDir: "none", Tend: 50 * time.Millisecond})
 	dir := filepath.Join(n.dir, n.name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		n.Fatal(err)
@@ -116,7 +132,8 @@ func (n *node) start() {
 		},
 		Limits: agent.Limits{MemoryMB: 1000, MaxInstances: 2}, Canary: 20 * time.Millisecond, Watch: 20 * time.Millisecond,
 		Emit: n.emit, Keeper: []string{os.Args[0], "undo-timer"}, Management: []string{"192.0.2.7"},
-		Point: func(point string) { n.point(point) },
+		Point: func(point string) { n.point(point) }, Process: n.process,
+		Ask: func(ctx context.Context) error { return n.word(ctx) },
 	})
 	if err != nil {
 		n.Fatal(err)

@@ -18,7 +18,9 @@ func (s *Stack) watchLoop(ctx context.Context) error {
 	defer ticker.Stop()
 	for {
 		s.resumeFaults()
-		s.each(func(inst *instance) { inst.watch(ctx) })
+		if _, paused := s.pausedSince(); !paused { // what is paused is neither sick nor to be started
+			s.each(func(inst *instance) { inst.watch(ctx) })
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -47,12 +48,18 @@ type nodeProcess struct {
 	journal *agent.Journal
 	spool   *agent.Spool
 	config  agent.Config
+	core    atomic.Pointer[agent.Agent]       // nil until the parts are put together
 	runs    []func(ctx context.Context) error // beside the core
 	closes  []func()
 }
 
 // RunAgent runs a node's process until ctx ends. What it started for customers goes on without it.
 func RunAgent(ctx context.Context, a Agent) error {
+	dir, err := filepath.Abs(a.Dir)
+	if err != nil {
+		return fmt.Errorf("find the data directory: %w", err)
+	}
+	a.Dir = dir // processes are marked with it
 	unlock, err := lockDir(a.Dir)
 	if err != nil {
 		return err
@@ -84,6 +91,7 @@ func (p *nodeProcess) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.core.Store(core)
 	if e != nil {
 		e.certify = core.Certify
 		p.runs = append(p.runs, e.Run)
@@ -201,7 +209,7 @@ func (p *nodeProcess) stacks(ctx context.Context) error {
 		Keeper: []string{self, "undo-timer"}, Restart: append([]string{self}, os.Args[1:]...), Management: management(ctx, p.Self.Server),
 		Data: p.Dir, Node: p.Self.Node, Address: p.Self.Address, Engines: choices, Ports: p.Ports, Limits: p.Limits,
 		Seal: p.config.Identity.Unseal, ReplyTo: p.config.Identity.ReplyTo, Stores: openStore(p.config.Identity.SSH),
-		Emit: p.emit(ctx), Changed: p.spool.Changed, Log: p.Log,
+		Emit: p.emit(ctx), Changed: p.spool.Changed, Log: p.Log, Ask: p.ask,
 	})
 	if err != nil {
 		return err
@@ -210,6 +218,15 @@ func (p *nodeProcess) stacks(ctx context.Context) error {
 	p.config.Facts = append(p.config.Facts, stack.Facts)
 	p.runs = append(p.runs, stack.Run)
 	return nil
+}
+
+// ask has the server say anew who serves what.
+func (p *nodeProcess) ask(ctx context.Context) error {
+	core := p.core.Load()
+	if core == nil {
+		return problem.New(problem.Unavailable, "", "the agent has just begun")
+	}
+	return core.Ask(ctx)
 }
 
 // management is every address of the server, which a cut of this node's network always allows.
@@ -236,11 +253,11 @@ func (p *nodeProcess) engines(ctx context.Context) (choices []agent.EngineChoice
 	for _, name := range p.Engines {
 		switch name {
 		case "exec":
-			engine := exec.New(exec.Config{Node: p.Self.Node, Address: p.Self.Address, Emit: p.note(ctx)})
+			engine := exec.New(exec.Config{Node: p.Self.Node, Data: p.Dir, Address: p.Self.Address, Emit: p.note(ctx)})
 			p.closes = append(p.closes, engine.Close)
 			choices = append(choices, agent.EngineChoice{Name: name, Engine: engine})
 		case "docker":
-			engine, err := docker.New(ctx, docker.Config{Node: p.Self.Node, Address: p.Self.Address, Emit: p.note(ctx), Log: p.Log})
+			engine, err := docker.New(ctx, docker.Config{Node: p.Self.Node, Data: p.Dir, Address: p.Self.Address, Emit: p.note(ctx), Log: p.Log})
 			if err != nil {
 				return nil, err
 			}

@@ -379,6 +379,17 @@ func TestPausedNodeServesOnAfterThePause(t *testing.T) {
 	}
 }
 
+// What was fenced while it was paused does not go on when the pause is over: the account ended where the pause began.
+func TestWhatWasFencedInItsPauseServesNoMore(t *testing.T) {
+	in := Input{Fault: "stop", Now: sec(100), NodeEvents: []NodeEvent{
+		served("a", "acme", 1, NodeServingStarted, -100), {Node: "a", Kind: NodeFaultFired, At: sec(0)}, served("a", "acme", 1, NodeServingStopped, 0.1),
+		served("b", "acme", 2, NodeServingStarted, 20), served("a", "acme", 1, NodeFenced, 30), {Node: "a", Kind: NodeUndoFired, At: sec(30.5)},
+	}}
+	if got, ok := twoWriters(in, "acme"); !ok || got != 0 {
+		t.Errorf("%s, %v", got, ok)
+	}
+}
+
 func TestOutages(t *testing.T) {
 	results := func(pattern string) []ProbeResult {
 		var all []ProbeResult

@@ -97,8 +97,13 @@ func sameNode(s stretch, e NodeEvent) bool {
 	return s.node == e.Node && (e.Epoch == 0 || s.epoch <= e.Epoch)
 }
 
+// closeStretches ends what the event ends. What a pause has ended is only held up until its node says that it stopped
+// or is fenced: then it does not go on when the pause is over.
 func closeStretches(all []stretch, e NodeEvent, matches func(stretch, NodeEvent) bool) []stretch {
 	for i, s := range all {
+		if s.paused && matches(s, e) {
+			all[i].paused = false
+		}
 		if s.open && matches(s, e) {
 			all[i].To, all[i].open, all[i].paused = e.At, false, e.Kind == NodeFaultFired
 		}

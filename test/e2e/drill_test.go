@@ -14,7 +14,7 @@ import (
 func TestDrillEndsByItself(t *testing.T) {
 	w := begin(t, 2)
 	c := w.In(lab.SiteA)[0]
-	for _, fault := range []string{"kill"} {
+	for _, fault := range []string{"kill", "stop"} {
 		w.holdfast("backup", "run", "instance/"+c.Instance)
 		out, err := w.Notes.Run(w.ctx, "drill", "run", "lose-"+lab.SiteA, "--fault", fault, "--for", "15s", "--yes", "-o", "json")
 		var card struct {

@@ -50,6 +50,7 @@ const (
 // Config is what an Engine needs to know of its node.
 type Config struct {
 	Node    string           // name of the node
+	Data    string           // data directory of the node, by which its processes are told from those of others
 	Host    string           // "unix:///var/run/docker.sock"; "" = DOCKER_HOST or the usual socket
 	Address string           // where published ports listen; "" = 127.0.0.1
 	LogSize string           // of one log file, as Docker writes it; "" = 10m

@@ -182,7 +182,7 @@ func (l *life) ask(path string) string {
 
 // testLimits looks at what the engine was really asked for.
 func testLimits(t *testing.T, host string) {
-	engine, err := docker.New(t.Context(), docker.Config{Node: "d2", Host: host, LogSize: "1m", LogKeep: 2})
+	engine, err := docker.New(t.Context(), docker.Config{Node: "d2", Data: "/data/d2", Host: host, LogSize: "1m", LogKeep: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func testLimits(t *testing.T, host string) {
 	if c.HostConfig.Memory != 64<<20 || c.HostConfig.NanoCPUs != 5e8 || log.Type != "json-file" || log.Config["max-size"] != "1m" || log.Config["max-file"] != "2" {
 		t.Errorf("limits: %d bytes, %d nano-CPUs, log %+v", c.HostConfig.Memory, c.HostConfig.NanoCPUs, log)
 	}
-	if !strings.Contains(strings.Join(c.Config.Env, " "), "HOLDFAST_NODE=d2") || c.Config.Labels["holdfast.instance"] != "acme" {
+	if !strings.Contains(strings.Join(c.Config.Env, " "), "HOLDFAST_AGENT=d2:/data/d2") || c.Config.Labels["holdfast.instance"] != "acme" {
 		t.Errorf("the container carries %v and %v", c.Config.Env, c.Config.Labels)
 	}
 }

@@ -34,6 +34,7 @@ type plan struct {
 	name    string
 	service string
 	labels  map[string]string
+	mark    string // entry of the environment that says whose process it is; see agent.Mark
 }
 
 // plan turns replica n of a service into a plan.
@@ -42,6 +43,7 @@ func (e *Engine) plan(slot agent.Slot, service fleet.Service, n int) plan {
 		Image: service.Image, Command: service.Command, MemoryMB: service.MemoryMB, CPUs: service.CPUs,
 		Grace: cmp.Or(service.StopGrace, 10*time.Second), Ports: map[string]int{},
 		name: e.name(slot, service.Name, n), service: service.Name, labels: e.labels(slot),
+		mark: agent.Mark(e.cfg.Node, e.cfg.Data),
 	}
 	p.Env = e.environment(slot, service, n)
 	for _, mount := range service.Mounts {
@@ -94,7 +96,7 @@ func (p plan) create(networkName string, cfg Config) client.ContainerCreateOptio
 	return client.ContainerCreateOptions{
 		Name: p.name,
 		Config: &container.Config{
-			Image: p.Image, Cmd: p.Command, Env: p.Env, Labels: labels, ExposedPorts: exposed, StopTimeout: &grace,
+			Image: p.Image, Cmd: p.Command, Env: agent.WithMark(p.Env, p.mark), Labels: labels, ExposedPorts: exposed, StopTimeout: &grace,
 		},
 		HostConfig: &container.HostConfig{
 			Binds: p.Binds, PortBindings: bound, NetworkMode: container.NetworkMode(networkName),
@@ -115,7 +117,7 @@ func (p plan) beside(networkName string, args []string, withInput bool) client.C
 	delete(labels, labelService)
 	return client.ContainerCreateOptions{
 		Config: &container.Config{
-			Image: p.Image, Entrypoint: args[:1], Cmd: args[1:], Env: p.Env, Labels: labels,
+			Image: p.Image, Entrypoint: args[:1], Cmd: args[1:], Env: agent.WithMark(p.Env, p.mark), Labels: labels,
 			AttachStdin: withInput, OpenStdin: withInput, StdinOnce: withInput, AttachStdout: true, AttachStderr: true,
 		},
 		HostConfig: &container.HostConfig{

@@ -10,7 +10,7 @@
 //
 // Invariant: at most one process runs for a note. It is written before the start, carries the process's number,
 // start and boot after it, and is trusted only while all three hold; a start that was cut short is found again by
-// the environment entry HOLDFAST_RUN. Every process carries HOLDFAST_NODE, so that all of a node can be found.
+// the environment entry HOLDFAST_RUN. Every process carries agent.Mark, so that all of a node can be found.
 package exec
 
 import (
@@ -39,6 +39,7 @@ import (
 // Config is what an Engine needs to know of its node.
 type Config struct {
 	Node       string             // name of the node, put into every process's environment
+	Data       string             // data directory of the node, by which its processes are told from those of others
 	Address    string             // where services listen; "" = 127.0.0.1
 	Path       string             // search path of services; "" = the usual system folders
 	LogSize    int64              // bytes after which a log is rotated; 0 = 10 MiB
@@ -139,6 +140,8 @@ func (e *Engine) all() []*replica {
 	}
 	return all
 }
+
+func (e *Engine) mark() string { return agent.Mark(e.cfg.Node, e.cfg.Data) }
 
 func (e *Engine) died(plan launch, how string) {
 	mark := func(name string) string {
@@ -458,7 +461,7 @@ func (e *Engine) command(ctx context.Context, slot agent.Slot, service fleet.Ser
 	env := e.environment(slot, slot.Replica(service, 1), plan.Dir, nil)
 	words := &bytes.Buffer{}
 	cmd := exec.CommandContext(ctx, lookPath(command.Args[0], env), command.Args[1:]...)
-	cmd.Env, cmd.Dir = env, slot.Dir
+	cmd.Env, cmd.Dir = agent.WithMark(env, e.mark()), slot.Dir
 	cmd.Stderr = &capped{to: words, left: 4096}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 }
 
 func beAgent(dir, program, port, point string) {
-	engine := exec.New(exec.Config{Node: "n1", ControlDir: "none", Point: func(at string) {
+	engine := exec.New(exec.Config{Node: "n1", Data: dir, ControlDir: "none", Point: func(at string) {
 		if at == point {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
@@ -145,7 +145,7 @@ func TestKilledAgent(t *testing.T) {
 			}
 			_ = killed.Process.Kill() // it may have killed itself
 			_ = killed.Wait()         // says only that it was killed
-			b := &bench{T: t, slot: oneService(dir, program, port), engine: exec.New(exec.Config{Node: "n1", ControlDir: "none"})}
+			b := &bench{T: t, slot: oneService(dir, program, port), engine: exec.New(exec.Config{Node: "n1", Data: dir, ControlDir: "none"})}
 			t.Cleanup(b.engine.Close)
 			before := ""
 			if begun {
@@ -164,7 +164,7 @@ func TestKilledAgent(t *testing.T) {
 			if err := b.engine.Down(t.Context(), b.slot); err != nil {
 				t.Fatal(err)
 			}
-			if running := agent.Marked("HOLDFAST_NODE=n1"); len(running) != 0 {
+			if running := agent.Marked(agent.Mark("n1", dir)); len(running) != 0 {
 				t.Errorf("%d processes outlived down", len(running))
 			}
 		})

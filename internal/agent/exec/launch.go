@@ -29,6 +29,7 @@ type launch struct {
 	grace   time.Duration
 	log     string
 	path    string // of the note
+	mark    string // entry of the environment that says whose process it is; see agent.Mark
 	adopted string // hash of the launch that an earlier agent started, when it is not this one
 }
 
@@ -43,6 +44,7 @@ func (e *Engine) plan(slot agent.Slot, service fleet.Service, n int) launch {
 		grace: service.StopGrace,
 		log:   filepath.Join(slot.LogDir(), name+".log"),
 		path:  filepath.Join(slot.RunDir(), name+".pid"),
+		mark:  e.mark(),
 	}
 	if l.grace <= 0 {
 		l.grace = 10 * time.Second
@@ -136,7 +138,7 @@ func (l launch) spawn(limits limiter) (*process, error) {
 	}
 	defer null.Close()
 	child, err := os.StartProcess(l.Program, append([]string{l.Program}, l.Args...), &os.ProcAttr{
-		Dir: l.Dir, Env: l.Env, Files: []*os.File{null, log, log}, Sys: &syscall.SysProcAttr{Setsid: true},
+		Dir: l.Dir, Env: agent.WithMark(l.Env, l.mark), Files: []*os.File{null, log, log}, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", l.Program, err)

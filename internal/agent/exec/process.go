@@ -62,7 +62,7 @@ func watch(pid int, since time.Time, child *os.Process) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open process %d: %w", pid, err)
 	}
-	start, alive := started(pid)
+	start, alive := agent.Started(pid)
 	p := &process{pid: pid, start: start, since: since, gone: make(chan struct{})}
 	if !alive && child == nil {
 		return nil, errors.Join(fmt.Errorf("process %d has ended", pid), unix.Close(fd))
@@ -110,9 +110,14 @@ func (p *process) signal(sig syscall.Signal) {
 	_ = syscall.Kill(-p.pid, sig) // ESRCH means that the group has ended, which is what the caller waits for
 }
 
-// terminate asks the group to end, and ends it after grace.
+// terminate asks the group to end, and ends it after grace. A paused process cannot hear the question: it would only
+// do so when somebody wakes it, and work on until then; it is ended as it is.
 func (p *process) terminate(grace time.Duration) {
-	p.signal(syscall.SIGTERM)
+	if agent.Paused(p.pid) {
+		grace = 0
+	} else {
+		p.signal(syscall.SIGTERM)
+	}
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
 	select {
@@ -135,7 +140,7 @@ func adopt(path string) (*process, note) {
 	if n.pid == 0 {
 		return adoptMarked(path, n)
 	}
-	if start, alive := started(n.pid); !alive || start != n.start {
+	if start, alive := agent.Started(n.pid); !alive || start != n.start {
 		return nil, note{}
 	}
 	p, err := watch(n.pid, startTime(n.start), nil)

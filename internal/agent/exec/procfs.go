@@ -1,7 +1,6 @@
 package exec
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"strconv"
@@ -12,22 +11,6 @@ import (
 func bootID() (string, error) {
 	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(text)), err
-}
-
-// started gives the start of a live process in clock ticks since boot. A zombie is not alive. Number and start
-// together name one process for as long as the machine runs.
-func started(pid int) (ticks uint64, alive bool) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, false
-	}
-	end := bytes.LastIndexByte(stat, ')') // the program's name may hold blanks and brackets
-	fields := strings.Fields(string(stat[end+1:]))
-	if end < 0 || len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
-		return 0, false
-	}
-	ticks, err = strconv.ParseUint(fields[19], 10, 64)
-	return ticks, err == nil
 }
 
 // residentMB is the memory that a process and its descendants hold.
