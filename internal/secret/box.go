@@ -25,7 +25,7 @@ type Keeper interface {
 type Box struct{ aead cipher.AEAD }
 
 // OpenBox opens the data key of the database with the keeper, and makes one in a database that has none. A keeper
-// that does not open it gives a problem of kind WrongKey.
+// that does not open it gives its own problem, or one of kind WrongKey.
 func OpenBox(ctx context.Context, d *db.DB, keeper Keeper) (*Box, error) {
 	var key []byte
 	err := d.Tx(ctx, func(ctx context.Context, tx db.Tx) (err error) {
@@ -51,6 +51,9 @@ func makeDataKey(ctx context.Context, tx db.Tx, keeper Keeper) ([]byte, error) {
 	key := make([]byte, chacha20poly1305.KeySize)
 	rand.Read(key) // never fails: crypto/rand ends the program instead
 	sealed, err := keeper.Encrypt(ctx, key)
+	if explained(err) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "look at the key service that --key-file or HOLDFAST_KEY names", "data key was not sealed")
 	}
@@ -59,11 +62,20 @@ func makeDataKey(ctx context.Context, tx db.Tx, keeper Keeper) ([]byte, error) {
 
 func openDataKey(ctx context.Context, keeper Keeper, sealed []byte) ([]byte, error) {
 	key, err := keeper.Decrypt(ctx, sealed)
+	if explained(err) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, problem.Wrap(err, problem.WrongKey, "start with the key that this database was made with (--key-file or HOLDFAST_KEY)",
 			"the given key does not open the secrets in this database")
 	}
 	return key, nil
+}
+
+// explained tells whether the keeper has said for a person why it failed.
+func explained(err error) bool {
+	_, ok := errors.AsType[*problem.Error](err)
+	return ok
 }
 
 // Seal encrypts plaintext. Label says what it is ("instance/acme/db_password/1"); Open asks for the same one.
