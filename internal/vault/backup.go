@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -185,6 +186,11 @@ func checkSources(all []Source) error {
 			return fmt.Errorf("back up: two sources are called %q", s.Name)
 		}
 		seen[s.Name] = true
+		for above := filepath.Dir(s.Name); above != "."; above = filepath.Dir(above) {
+			if i := slices.IndexFunc(all, func(o Source) bool { return o.Name == above }); i >= 0 {
+				return fmt.Errorf("back up: %w: source %q lies in source %q", ErrExists, s.Name, above)
+			}
+		}
 		if s.Name != "." && !filepath.IsLocal(s.Name) || s.Name != filepath.Clean(s.Name) {
 			return fmt.Errorf("back up: name %q of a source: must be a relative path without ..", s.Name)
 		}

@@ -91,7 +91,7 @@ func (s *opened) readManifest(body []byte, id EpochIdentity) error {
 	for {
 		e, refs, err := m.Next()
 		if err == io.EOF {
-			return nil
+			return coherent(s.entries)
 		}
 		if err != nil {
 			return err
