@@ -5,8 +5,9 @@ BIN      := bin
 INSTANCES ?= 12
 OUT      ?=
 ONCE     ?=
+LAB      ?= lab
 
-.PHONY: demo test check bench build setup clean
+.PHONY: demo lab lab-down test check bench build setup clean
 
 build: ## the programs, into bin/
 	@echo "build: compiling holdfast (the first time takes a few minutes on two cores)"
@@ -15,6 +16,13 @@ build: ## the programs, into bin/
 
 demo: build ## the whole loop on this machine, without root: make demo [INSTANCES=12] [ONCE=1] [OUT=scorecard.json]
 	@$(BIN)/holdfast-demo -instances $(INSTANCES) $(if $(ONCE),-once) $(if $(OUT),-out $(OUT))
+
+lab: build setup ## full servers in several sites on this machine, as root: make lab [LAB=name]
+	@$(BIN)/holdfast-lab --name $(LAB) up --bare
+
+lab-down: ## takes the lab away, without residue
+	@$(GO) build -o $(BIN)/ ./lab/cmd/holdfast-lab
+	@$(BIN)/holdfast-lab --name $(LAB) down
 
 setup: ## what the tests need from the distribution (asks for nothing that is there already)
 	@sh lab/setup.sh

@@ -27,6 +27,11 @@ need knot knotd
 need chromium chromium chromium-browser google-chrome
 need docker.io dockerd
 need nftables nft
+# The lab of full servers (make lab) alone:
+need debootstrap debootstrap
+need iproute2 ip
+need util-linux unshare losetup
+need e2fsprogs mkfs.ext4
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ]; then
