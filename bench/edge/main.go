@@ -140,7 +140,9 @@ func startEdge() (*running, error) {
 		<-ended
 		_ = os.RemoveAll(dir) // a temporary folder
 	}}
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-tick.C {
 		if status, err := r.client.Status(ctx); err == nil {
 			r.address = status.Plain
 			return r, nil

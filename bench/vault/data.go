@@ -190,6 +190,7 @@ func fill(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
+	defer insert.Close()
 	rng := rand.New(rand.NewPCG(1, 2))
 	for i := range databaseRows {
 		if _, err := insert.ExecContext(ctx, i, time.Unix(int64(1.6e9)+int64(i), 0).UTC().Format(time.RFC3339), document(rng)); err != nil {

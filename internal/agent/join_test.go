@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -127,7 +128,7 @@ func TestJoinIsRefused(t *testing.T) {
 		{"no server", t.TempDir(), register.Token("a1"), selfOf("https://127.0.0.1:1"), time.Now, problem.Unreachable, "cannot reach the server at https://127.0.0.1:1", ""},
 	} {
 		_, err := Enter(t.Context(), c.dir, c.self, c.token, "test", c.clock)
-		told, ok := err.(*problem.Error)
+		told, ok := errors.AsType[*problem.Error](err)
 		if !ok || told.Kind != c.kind || !strings.Contains(told.Message, c.words) || c.hint != "" && told.Hint != c.hint {
 			t.Errorf("%s: got %#v", c.name, err)
 		}

@@ -220,7 +220,7 @@ func retryable(kind problem.Kind) bool {
 	switch kind {
 	case problem.Unreachable, problem.Unavailable, problem.Busy, problem.Internal:
 		return true
-	case problem.Usage, problem.Invalid, problem.Denied, problem.Unapproved, problem.NotFound, problem.Conflict,
+	case problem.Usage, problem.Invalid, problem.Unauthenticated, problem.Denied, problem.Unapproved, problem.NotFound, problem.Conflict,
 		problem.Stale, problem.WrongKey, problem.Corrupt, problem.Partial:
 		return false
 	}

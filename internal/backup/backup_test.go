@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -334,7 +335,7 @@ func TestRestoreWithoutCustodianAsksForAKey(t *testing.T) {
 	w.envelope.Age[0] = nil
 	w.backedUp("aa11", time.Now())
 	_, err := w.ask()
-	p, ok := err.(*problem.Error)
+	p, ok := errors.AsType[*problem.Error](err)
 	if !ok || p.Kind != problem.WrongKey || p.Hint != "holdfast restore instance/acme --snapshot aa11 --key SECRET.asc" {
 		t.Errorf("got %v", err)
 	}

@@ -185,6 +185,7 @@ func TestVerdictAgreesWithCounting(t *testing.T) {
 				down++
 			case StateUp:
 				up++
+			default: // says neither
 			}
 		}
 		want := StateInconclusive

@@ -168,10 +168,10 @@ func (b branch) standing() int {
 		switch s.State {
 		case step.Failed, step.Refused, step.Unknown, step.Cancelled:
 			bad = true
-		case step.Sent, step.Running:
+		case step.Sent, step.Running, step.Done:
 			begun = true
+		case step.Waiting, step.Skipped:
 		}
-		begun = begun || s.State == step.Done
 		done = done && s.State == step.Done
 	}
 	switch {

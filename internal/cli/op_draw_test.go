@@ -66,6 +66,7 @@ func restoreOf(names ...string) op.Shown {
 				s.DoneBytes, s.TotalBytes, s.Note = 5<<20, 20<<20, "3 of 9 files"
 			case step.Cancelled:
 				s.Note = "needs acme/checks, which is failed"
+			default: // nothing to say
 			}
 			o.Steps = append(o.Steps, s)
 		}

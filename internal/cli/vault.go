@@ -157,7 +157,7 @@ func (f *vaultFlags) explain(err error) error {
 	} {
 		if errors.Is(err, known.cause) {
 			hint := known.hint
-			if known.cause == vault.ErrNotFound && strings.Contains(err.Error(), "open repository") {
+			if errors.Is(known.cause, vault.ErrNotFound) && strings.Contains(err.Error(), "open repository") {
 				hint = "holdfast vault init" + repo + " --recipient KEY.asc"
 			}
 			return problem.Wrap(err, known.kind, hint, "vault %s", f.repo)

@@ -127,5 +127,9 @@ func overTLS(t *testing.T, e *running, host string, roots *x509.CertPool) (*http
 		t.Fatal(err)
 	}
 	req.Host = host
-	return transport.RoundTrip(req)
+	res, err := transport.RoundTrip(req)
+	if err == nil {
+		t.Cleanup(func() { res.Body.Close() })
+	}
+	return res, err
 }

@@ -24,6 +24,7 @@ type page struct {
 	ID     string        // request id, to quote to support
 }
 
+//nolint:gochecknoglobals // a table, never written
 var (
 	pageMaintenance = page{http.StatusServiceUnavailable, "Back in a moment", "This service is being worked on. Your data is safe. The page tries again by itself.", 10 * time.Second, ""}
 	pageUnknown     = page{http.StatusNotFound, "No such address", "Nothing answers under this name here. Please check the spelling.", 0, ""}

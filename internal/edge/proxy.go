@@ -157,7 +157,7 @@ func (p *proxy) RoundTrip(req *http.Request) (*http.Response, error) {
 		if e == nil {
 			return nil, last
 		}
-		if last != errNoEndpoint {
+		if !errors.Is(last, errNoEndpoint) {
 			x.retries++
 			x.counts.retries.Add(1)
 		}

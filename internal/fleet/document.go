@@ -152,8 +152,9 @@ func (c *conversion) convert(node *yaml.Node, path []string, depth int) any {
 		return c.convert(node.Alias, path, depth+1)
 	case yaml.ScalarNode:
 		return scalar(node)
+	default:
+		return nil
 	}
-	return nil
 }
 
 func (c *conversion) sequence(node *yaml.Node, path []string, depth int) []any {

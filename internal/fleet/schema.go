@@ -194,7 +194,7 @@ type schemas struct {
 
 // compiledSchemas is made once for the process: it depends on nothing but our types, and takes longer than reading a
 // fleet of hundreds of instances.
-var compiledSchemas = sync.OnceValues(compileSchemas)
+var compiledSchemas = sync.OnceValues(compileSchemas) //nolint:gochecknoglobals // as said
 
 func compileSchemas() (schemas, error) {
 	s := schemas{compiled: map[Kind]*validator.Schema{}, trees: map[Kind]map[string]any{}}

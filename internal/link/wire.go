@@ -81,6 +81,8 @@ func code(kind problem.Kind) connect.Code {
 	switch kind {
 	case problem.Usage, problem.Invalid:
 		return connect.CodeInvalidArgument
+	case problem.Unauthenticated:
+		return connect.CodeUnauthenticated
 	case problem.Denied, problem.Unapproved, problem.WrongKey:
 		return connect.CodePermissionDenied
 	case problem.NotFound:

@@ -238,6 +238,7 @@ func bind(c *Call, p fleet.Placement, nodes map[string]Node) error {
 			return err
 		}
 		c.site = nodes[args.Node].Site
+	default: // carries no epoch
 	}
 	return nil
 }
@@ -425,6 +426,7 @@ func failure(err error) step.Update {
 	switch problem.KindOf(err) {
 	case problem.Unavailable, problem.Unreachable, problem.Busy:
 		u.Retryable = true
+	default: // trying again changes nothing
 	}
 	return u
 }

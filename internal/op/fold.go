@@ -138,6 +138,7 @@ func record(ctx context.Context, tx db.Tx, operation string, s Step) error {
 		if args.Retire {
 			return retired(ctx, tx, s.Instance, s.Placed)
 		}
+	default: // says nothing of the kind
 	}
 	return nil
 }

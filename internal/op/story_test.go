@@ -276,7 +276,7 @@ func TestCancelStopsWhatRunsAndNamesTheRest(t *testing.T) {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 		err := end.Operation.Err()
-		if end.Operation.State != Cancelled || !strings.Contains(err.Error(), "was cancelled: by token/ada") || err.(*problem.Error).Hint != "holdfast restore instance/acme" {
+		if end.Operation.State != Cancelled || !strings.Contains(err.Error(), "was cancelled: by token/ada") || hintOf(err) != "holdfast restore instance/acme" {
 			t.Errorf("ended as %s: %v", end.Operation.State, err)
 		}
 	})
@@ -317,7 +317,7 @@ func TestSecondOperationOnAnInstanceIsBusy(t *testing.T) {
 		s.pass()
 		_, err := trySubmit(d, New{Kind: "restore", Title: "restore acme", Graph: graphs("acme")["restore"], Instances: []string{"acme"}})
 		want := "restore acme was not begun: operation " + o.ID + " (back up acme) holds instance acme"
-		if p, ok := err.(*problem.Error); !ok || p.Kind != problem.Busy || p.Message != want || p.Hint != "holdfast op watch "+o.ID {
+		if p, ok := errors.AsType[*problem.Error](err); !ok || p.Kind != problem.Busy || p.Message != want || p.Hint != "holdfast op watch "+o.ID {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	})
@@ -602,4 +602,12 @@ func TestDecisionThatWasNotWrittenIsTakenAgain(t *testing.T) {
 			t.Errorf("the claim of i%d was not done: %v", n, err)
 		}
 	}
+}
+
+func hintOf(err error) string {
+	p, _ := errors.AsType[*problem.Error](err)
+	if p == nil {
+		return ""
+	}
+	return p.Hint
 }

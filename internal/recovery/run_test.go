@@ -102,6 +102,8 @@ func (m *model) order(t *rapid.T, kind step.Kind) {
 		m.facts.Events = append(m.facts.Events, Event{At: m.now, Kind: EventDeclared})
 	case step.Undo:
 		m.run.Operations.Undo = "u"
+	default:
+		t.Fatalf("%s is no order of a run", kind)
 	}
 }
 

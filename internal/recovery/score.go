@@ -76,7 +76,7 @@ func faultCard(in Input, span Span, known bool) FaultCard {
 		card.From, card.To = new(span.From), new(span.To)
 	}
 	if at, ok := last(in.Events, EventUndone); ok {
-		card.UndoneAt = new(at)
+		card.UndoneAt = &at
 	}
 	for _, e := range in.Events {
 		if e.Kind == EventResidue {
@@ -189,8 +189,9 @@ func phase(k step.Kind) string {
 		return "checks"
 	case step.Switch, step.Route:
 		return "edge"
+	default:
+		return ""
 	}
-	return ""
 }
 
 // waterfall folds the steps into bars, in order of their start.
@@ -426,5 +427,5 @@ func summary(values []*float64) Summary {
 // rank is the nearest-rank percentile of sorted values.
 func rank(sorted []float64, percent int) *float64 {
 	n := (percent*len(sorted) + 99) / 100
-	return new(sorted[max(n, 1)-1])
+	return &sorted[max(n, 1)-1]
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -65,7 +66,7 @@ func (s *Server) survive(next http.Handler) http.Handler {
 			if fault == nil {
 				return
 			}
-			if fault == http.ErrAbortHandler { // how a handler ends a connection on purpose
+			if err, ok := fault.(error); ok && errors.Is(err, http.ErrAbortHandler) { // how a handler ends a connection on purpose
 				panic(fault)
 			}
 			s.Log.Error("handler panicked", "path", r.URL.Path, "fault", fault, "stack", string(debug.Stack()))

@@ -348,7 +348,7 @@ func (c *cacheWriter) keep(x *index.Index) {
 // write counts; bufio keeps the first error for Flush.
 func (c *cacheWriter) write(p []byte) {
 	c.at += int64(len(p))
-	c.w.Write(p)
+	_, _ = c.w.Write(p) // Flush returns what went wrong
 }
 
 // drop throws the new cache away.

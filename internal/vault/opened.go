@@ -90,7 +90,7 @@ func (s *opened) readManifest(body []byte, id EpochIdentity) error {
 	}
 	for {
 		e, refs, err := m.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return coherent(s.entries)
 		}
 		if err != nil {

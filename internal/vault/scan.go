@@ -65,12 +65,10 @@ type part struct {
 
 // scanner walks sources in a fixed order: by the bytes of the names, a directory before what it holds.
 type scanner struct {
-	ctx    context.Context
-	emit   func(*item) error
-	links  map[[2]uint64]string // first path of a file with several names
-	prefix string
-	root   string
-	skip   func(path string) bool
+	ctx   context.Context
+	emit  func(*item) error
+	links map[[2]uint64]string // first path of a file with several names
+	skip  func(path string) bool
 }
 
 // walk emits a source and all below it.

@@ -306,11 +306,12 @@ func (s *Store) CountWords(ctx context.Context, limit int) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find uncounted notes: %w", err)
 	}
+	defer rows.Close()
 	todo := []Note{}
 	for rows.Next() {
 		var n Note
 		if err := rows.Scan(&n.ID, &n.Text, &n.SHA256); err != nil {
-			return 0, errors.Join(err, rows.Close())
+			return 0, err
 		}
 		todo = append(todo, n)
 	}

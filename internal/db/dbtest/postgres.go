@@ -27,7 +27,7 @@ type cluster struct {
 }
 
 // shared is the one cluster of this test process; starting one takes a second or two, so tests share it.
-var shared = sync.OnceValues(startCluster)
+var shared = sync.OnceValues(startCluster) //nolint:gochecknoglobals // as said
 
 // keep runs PostgreSQL until standard input ends, which it does however the test process dies, and cleans up.
 const keep = `"$1/postgres" -D "$2/data" -k "$2" >"$2/log" 2>&1 &

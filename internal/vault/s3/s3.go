@@ -132,7 +132,7 @@ type reader struct{ io.ReadCloser }
 
 func (r reader) Read(p []byte) (int, error) {
 	n, err := r.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = translate(err)
 	}
 	return n, err

@@ -131,12 +131,16 @@ func TestRenameNeverReplaces(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.Write([]byte("evil"))
-		w.Close()
+		if _, err := w.Write([]byte("evil")); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
 		if err := rename("/acme/tmp/AAAAAAAAAAAAAAAAAAAAAAAAAA", f.pack); err == nil {
 			t.Error("a pack was replaced")
 		}
-		c.Remove("/acme/tmp/AAAAAAAAAAAAAAAAAAAAAAAAAA")
+		_ = c.Remove("/acme/tmp/AAAAAAAAAAAAAAAAAAAAAAAAAA")
 	}
 	if d := vaulttest.Diff(before, vaulttest.Describe(t, filepath.Join(f.root, "acme", "packs"))); len(d) > 0 {
 		t.Errorf("packs changed: %q", d)

@@ -364,7 +364,7 @@ func (s *Store) window(ctx context.Context, p string, offset, length int64) (dat
 		if got == len(data) {
 			return nil
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = fmt.Errorf("%s: it became shorter while it was read: %w", p, vault.ErrDamaged)
 		}
 		return translate(err)

@@ -89,7 +89,7 @@ func plain(t testing.TB) sftp.Config {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	awaitPort(t, addr)
 	return sftp.Config{Addr: addr, User: userName(), Path: filepath.Join(t.TempDir(), "repo"), Patience: 10 * time.Second,
@@ -191,7 +191,7 @@ func cutter(t *testing.T, to string, limit int64, cuts *atomic.Int32) string {
 				from.Close()
 				return
 			}
-			go func() { io.Copy(from, server); from.Close() }()
+			go func() { _, _ = io.Copy(from, server); from.Close() }()
 			go func() {
 				if n, _ := io.CopyN(server, from, limit); n == limit {
 					cuts.Add(1)

@@ -205,7 +205,7 @@ func appendStored(out, data []byte) []byte {
 	}
 }
 
-var zeros [512]byte
+var zeros [512]byte //nolint:gochecknoglobals // never written
 
 // Padding is how many zeros follow n bytes in a tar archive.
 func Padding(n int64) int { return int(-n & 511) }
@@ -224,6 +224,7 @@ func memberHeader(h *[512]byte, name string, length int) []byte {
 	return h[:]
 }
 
+//nolint:gochecknoglobals // never written
 var memberTemplate = func() (h [512]byte) {
 	copy(h[100:], "0000600\x000000000\x000000000\x00")
 	copy(h[136:], "00000000000\x00        0")

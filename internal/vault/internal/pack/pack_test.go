@@ -3,6 +3,7 @@ package pack
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"strconv"
@@ -106,7 +107,7 @@ func TestStockTools(t *testing.T) {
 	archive := tar.NewReader(raw)
 	for {
 		h, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

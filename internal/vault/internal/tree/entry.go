@@ -117,7 +117,7 @@ var (
 	xattrUnescape = strings.NewReplacer("%25", "%", "%3D", "=")
 )
 
-var zeros [512]byte
+var zeros [512]byte //nolint:gochecknoglobals // never written
 
 // pad is how many zeros follow n bytes in a tar archive.
 func pad(n int64) int { return int(-n & 511) }

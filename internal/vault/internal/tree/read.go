@@ -178,7 +178,7 @@ func (r *Reader) nextBlob() (*Entry, error) {
 }
 
 func noEOF(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err

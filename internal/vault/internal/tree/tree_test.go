@@ -122,7 +122,7 @@ func readAll(body []byte, keys *seal.Keys, id age.Identity) ([]item, error) {
 	var out []item
 	for {
 		e, refs, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return out, nil
 		}
 		if err != nil {
@@ -224,8 +224,12 @@ func FuzzManifest(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.Write(data)
-		w.Close()
+		if _, err := w.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := readAll(body.Bytes(), keys, id); err == nil && !bytes.Equal(data, good) {
 			t.Fatal("a manifest that no key holder wrote was taken")
 		}
