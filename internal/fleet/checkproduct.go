@@ -194,9 +194,25 @@ func (r *reader) checkPins(p Product, release Release) {
 		case s.Image != "":
 			r.checkImage(o, at, name, s.Image)
 		}
+		r.checkArchive(release, name, s)
 		if s.Artifact != "" && !strings.HasPrefix(s.Artifact, "/") && !strings.HasPrefix(s.Artifact, "${value:") {
 			r.wrong(release.Origin, []string{"services", name}, "write an absolute path on the node", "artifact %s of service %s is relative", s.Artifact, name)
 		}
+	}
+}
+
+var archiveForm = regexp.MustCompile(`^(/|https://|\$\{value:).*@sha256:[0-9a-f]{64}$`)
+
+// checkArchive refuses an archive whose content is not pinned: a node loads only what it can check.
+func (r *reader) checkArchive(release Release, name string, s Service) {
+	at := []string{"services", name, "archive"}
+	switch {
+	case s.Archive == "":
+	case s.Image == "":
+		r.wrong(release.Origin, at, "add `image:`, the name under which the archive holds it", "archive of service %s is given without the name of its image", name)
+	case !archiveForm.MatchString(s.Archive):
+		r.wrong(release.Origin, at, "write /path/on/the/node.tar@sha256:..., or https://host/image.tar@sha256:..., with what sha256sum says of the archive",
+			"archive %q of service %s does not say where it is and what it holds", s.Archive, name)
 	}
 }
 

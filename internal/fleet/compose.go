@@ -141,6 +141,7 @@ func (c composed) service() Service {
 	s := Service{
 		Name:      c.config.Name,
 		Image:     c.config.Image,
+		Archive:   keys.Archive,
 		Artifact:  keys.Artifact,
 		Digest:    keys.Digest,
 		Command:   c.config.Command,

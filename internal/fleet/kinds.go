@@ -89,6 +89,7 @@ type Release struct {
 // Component pins one service of a release.
 type Component struct {
 	Image    string `json:"image,omitempty" jsonschema_description:"docker: reference with a version tag or a digest"`
+	Archive  string `json:"archive,omitempty" jsonschema_description:"docker: where the image comes from instead of a registry: PATH@sha256:DIGEST, a path on the node or an https address, of what docker save wrote"`
 	Artifact string `json:"artifact,omitempty" jsonschema_description:"exec: absolute path of the program on the node"`
 	Digest   string `json:"digest,omitempty" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"exec: digest of the program"`
 	Version  string `json:"version,omitempty" jsonschema_description:"version of the component where the image tag does not say it"`

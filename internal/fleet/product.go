@@ -70,6 +70,7 @@ type InvariantKeys struct {
 type ServiceKeys struct {
 	Artifact  string     `json:"artifact,omitempty" jsonschema_description:"exec: absolute path of the program on the node"`
 	Digest    string     `json:"digest,omitempty" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"exec: digest of the program"`
+	Archive   string     `json:"archive,omitempty" jsonschema_description:"docker: where the image comes from instead of a registry: PATH@sha256:DIGEST, a path on the node or an https address, of what docker save wrote"`
 	Edge      string     `json:"edge,omitempty" jsonschema_description:"name of the port the edge sends requests to"`
 	Readiness *ProbeKeys `json:"readiness,omitempty" jsonschema_description:"asked until it may serve; left out: the Compose healthcheck"`
 	Liveness  *ProbeKeys `json:"liveness,omitempty" jsonschema_description:"asked while it serves; failing restarts it"`

@@ -87,7 +87,9 @@ func (r rendering) services() ([]Service, error) {
 
 // pin lays what a release says of a service over what the product says.
 func pin(s Service, c Component) Service {
-	s.Image = otherwise(c.Image, s.Image)
+	if c.Image != "" || c.Archive != "" { // another image is in another archive, or in none
+		s.Image, s.Archive = otherwise(c.Image, s.Image), c.Archive
+	}
 	if c.Artifact != "" {
 		s.Artifact, s.Digest = c.Artifact, c.Digest
 	}

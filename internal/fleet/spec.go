@@ -34,6 +34,7 @@ type Spec struct {
 type Service struct {
 	Name      string            `json:"name"`
 	Image     string            `json:"image,omitempty"`    // docker: a pinned reference, by digest or version tag
+	Archive   string            `json:"archive,omitempty"`  // docker: PATH@sha256:HEX or https://...@sha256:HEX of an image archive; "" = a registry has it
 	Artifact  string            `json:"artifact,omitempty"` // exec: absolute path of the program on the node
 	Digest    string            `json:"digest,omitempty"`   // "sha256:..." of the artifact; empty = not pinned
 	Command   []string          `json:"command,omitempty"`  // arguments after the program or the image's entrypoint

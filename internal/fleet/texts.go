@@ -49,7 +49,8 @@ func eachHook(spec *Spec, c change) error {
 
 func (s *Service) each(c change) error {
 	at := func(below ...string) []string { return append([]string{"services", s.Name}, below...) }
-	var errs [6]error
+	var errs [7]error
+	s.Archive, errs[6] = c(at("x-holdfast", "archive"), s.Archive)
 	s.Image, errs[0] = c(at("image"), s.Image)
 	s.Artifact, errs[1] = c(at("x-holdfast", "artifact"), s.Artifact)
 	s.Command, errs[2] = eachOf(s.Command, at("command"), c)

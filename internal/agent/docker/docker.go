@@ -143,16 +143,31 @@ func (e *Engine) Close() error {
 // Check brings the spec's images to the node, and refuses one that cannot be had. It stops nothing.
 func (e *Engine) Check(ctx context.Context, spec fleet.Spec) error {
 	for _, service := range spec.Services {
-		_, err := e.api.ImageInspect(ctx, service.Image)
-		if errdefs.IsNotFound(err) {
-			err = e.pull(ctx, service.Image)
-		}
-		if err != nil {
-			return problem.Wrap(err, problem.Invalid, "docker pull "+service.Image+" on node "+e.cfg.Node,
+		if err := e.bring(ctx, service); err != nil {
+			return problem.Wrap(err, problem.Invalid, bringBy(service)+" on node "+e.cfg.Node,
 				"instance %s, service %s: image %q not brought to node %s", spec.Instance, service.Name, service.Image, e.cfg.Node)
 		}
 	}
 	return nil
+}
+
+func (e *Engine) bring(ctx context.Context, service fleet.Service) error {
+	if service.Archive != "" {
+		return e.loadArchive(ctx, service)
+	}
+	_, err := e.api.ImageInspect(ctx, service.Image)
+	if errdefs.IsNotFound(err) {
+		return e.pull(ctx, service.Image)
+	}
+	return err
+}
+
+// bringBy is what a person would type.
+func bringBy(service fleet.Service) string {
+	if from, _, ok := strings.Cut(service.Archive, "@"); ok {
+		return "docker load --input " + from
+	}
+	return "docker pull " + service.Image
 }
 
 // pull reads the whole answer: a pull that fails half-way says so only there.

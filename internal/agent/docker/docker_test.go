@@ -28,6 +28,7 @@ func TestDocker(t *testing.T) {
 	t.Run("engine", func(t *testing.T) { testEngine(t, host) })
 	t.Run("life of an instance", func(t *testing.T) { testLife(t, host) })
 	t.Run("limits and logs", func(t *testing.T) { testLimits(t, host) })
+	t.Run("archive", func(t *testing.T) { testArchive(t, host) })
 }
 
 func testEngine(t *testing.T, host string) {

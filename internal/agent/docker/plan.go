@@ -23,6 +23,7 @@ import (
 // plan is all that decides how one replica of a service runs; two equal plans need no restart.
 type plan struct {
 	Image    string
+	Archive  string `json:",omitempty"` // another archive is another image, though it has the same name
 	Command  []string
 	Env      []string       // sorted
 	Binds    []string       // sorted
@@ -40,7 +41,7 @@ type plan struct {
 // plan turns replica n of a service into a plan.
 func (e *Engine) plan(slot agent.Slot, service fleet.Service, n int) plan {
 	p := plan{
-		Image: service.Image, Command: service.Command, MemoryMB: service.MemoryMB, CPUs: service.CPUs,
+		Image: service.Image, Archive: service.Archive, Command: service.Command, MemoryMB: service.MemoryMB, CPUs: service.CPUs,
 		Grace: cmp.Or(service.StopGrace, 10*time.Second), Ports: map[string]int{},
 		name: e.name(slot, service.Name, n), service: service.Name, labels: e.labels(slot),
 		mark: agent.Mark(e.cfg.Node, e.cfg.Data),
