@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// cpuOf gives the processor seconds, user and system, that the processes which name dir in their environment or
+// command line have used so far, by program. What has ended is not in it.
+func cpuOf(dir string) (map[string]float64, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	used := map[string]float64{}
+	for _, entry := range entries {
+		if pid, err := strconv.Atoi(entry.Name()); err != nil || pid == os.Getpid() {
+			continue
+		}
+		args := words(entry.Name(), "cmdline")
+		if !slices.ContainsFunc(append(words(entry.Name(), "environ"), args...), func(w string) bool { return strings.Contains(w, dir) }) {
+			continue
+		}
+		if seconds, ok := usedBy(entry.Name()); ok {
+			used[nameOf(args)] += seconds
+		}
+	}
+	return used, nil
+}
+
+// words are the texts of a file in which each ends with a zero; none when the process has ended.
+func words(pid, file string) []string {
+	raw, err := os.ReadFile(filepath.Join("/proc", pid, file))
+	if err != nil {
+		return nil
+	}
+	var all []string
+	for part := range bytes.SplitSeq(bytes.TrimSuffix(raw, []byte{0}), []byte{0}) {
+		all = append(all, string(part))
+	}
+	return all
+}
+
+// usedBy reads utime and stime, the 14th and 15th field, in hundredths of a second.
+func usedBy(pid string) (seconds float64, ok bool) {
+	raw, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
+	if err != nil {
+		return 0, false
+	}
+	_, rest, _ := strings.Cut(string(raw), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0, false
+	}
+	user, errUser := strconv.ParseFloat(fields[11], 64)
+	system, errSystem := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100, errUser == nil && errSystem == nil
+}
+
+// nameOf is how a process is shown: its program, what holdfast was started as, and for an agent its node.
+func nameOf(args []string) string {
+	if len(args) == 0 {
+		return "ended"
+	}
+	name := filepath.Base(args[0])
+	if name == "holdfast" && len(args) > 1 {
+		name = args[1]
+	}
+	if at := slices.Index(args, "--node"); at >= 0 && at+1 < len(args) {
+		name = args[at+1]
+	}
+	return name
+}
+
+// less is what was used between two looks.
+func less(after, before map[string]float64) map[string]float64 {
+	used := map[string]float64{}
+	for name, seconds := range after {
+		used[name] = seconds - before[name]
+	}
+	return used
+}
+
+func total(used map[string]float64) (sum float64) {
+	for _, seconds := range used {
+		sum += seconds
+	}
+	return sum
+}
