@@ -45,7 +45,8 @@ type Config struct {
 // Store is a directory on a server.
 type Store struct {
 	config Config
-	free   chan *line // idle lines; a line in it may be closed
+	open   chan *line // idle lines that are connected, as far as anybody knows
+	closed chan *line // lines that have to be connected first
 }
 
 // line is a connection; nil client means it has to be opened.
@@ -68,16 +69,42 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.HostKey == nil {
 		return nil, errors.New("open sftp store: no host key to expect: without it anyone could pose as the server")
 	}
-	s := &Store{config: c, free: make(chan *line, c.Connections)}
+	s := &Store{config: c, open: make(chan *line, c.Connections), closed: make(chan *line, c.Connections)}
 	first := &line{}
 	if err := s.connect(ctx, first); err != nil {
 		return nil, fmt.Errorf("open sftp store %s: %w", c.Addr, err)
 	}
-	s.free <- first
+	s.give(first)
 	for range c.Connections - 1 {
-		s.free <- &line{}
+		s.give(&line{})
 	}
 	return s, nil
+}
+
+// take gives an idle line. One that is connected is preferred: a handshake costs more than most of what is asked for.
+func (s *Store) take(ctx context.Context) (*line, error) {
+	select {
+	case l := <-s.open:
+		return l, nil
+	default:
+	}
+	select {
+	case l := <-s.open:
+		return l, nil
+	case l := <-s.closed:
+		return l, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// give puts a line back.
+func (s *Store) give(l *line) {
+	if l.client == nil {
+		s.closed <- l
+		return
+	}
+	s.open <- l
 }
 
 func (s *Store) connect(ctx context.Context, l *line) error {
@@ -157,14 +184,12 @@ func (l *line) hangUp() {
 
 // do runs work on a line, and again on a new one when the line broke. Work must bear being repeated.
 func (s *Store) do(ctx context.Context, work func(*sftp.Client) error) error {
-	var l *line
-	select {
-	case l = <-s.free:
-	case <-ctx.Done():
-		return ctx.Err()
+	l, err := s.take(ctx)
+	if err != nil {
+		return err
 	}
-	defer func() { s.free <- l }()
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+	defer s.give(l)
+	_, err = backoff.Retry(ctx, func() (struct{}, error) {
 		err := s.try(ctx, l, work)
 		if err != nil && !broken(err) {
 			err = backoff.Permanent(err)
@@ -446,7 +471,11 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 func (s *Store) Close() error {
 	var group sync.WaitGroup
 	for range s.config.Connections {
-		group.Go(func() { (<-s.free).hangUp() })
+		group.Go(func() {
+			if l, err := s.take(context.Background()); err == nil {
+				l.hangUp()
+			}
+		})
 	}
 	group.Wait()
 	return nil

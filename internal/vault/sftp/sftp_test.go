@@ -213,3 +213,31 @@ func TestWrongHostKey(t *testing.T) {
 		t.Fatal("a server with another host key was believed")
 	}
 }
+
+// One thing after the other needs one connection: a handshake costs more than most of what is asked for.
+func TestWorkInTurnStaysOnOneConnection(t *testing.T) {
+	c := ours(t, serve.Rights{Write: true, Read: true})
+	var handshakes atomic.Int64
+	known := c.HostKey
+	c.HostKey = func(host string, remote net.Addr, key ssh.PublicKey) error {
+		handshakes.Add(1)
+		return known(host, remote, key)
+	}
+	s := open(t, c)
+	for i := range 6 {
+		name := fmt.Sprintf("packs/%064d", i)
+		if err := s.Put(t.Context(), name, []byte("bytes")); err != nil {
+			t.Fatal(err)
+		}
+		body, err := s.Get(t.Context(), name, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := body.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := handshakes.Load(); n != 1 {
+		t.Errorf("%d connections were made for one thing after the other", n)
+	}
+}
