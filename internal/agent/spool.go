@@ -55,8 +55,8 @@ func (s *Spool) Results(ctx context.Context, results ...link.Result) error {
 	return s.add(ctx, entries...)
 }
 
-// Changed says that the node's facts are no longer what was reported. It never waits; several changes within a fifth
-// of a second become one report.
+// Changed says that the node's facts are no longer what was reported. It never waits; changes that come soon after each
+// other become one report.
 func (s *Spool) Changed() { knock(s.changed) }
 
 // knock leaves word in a channel of one place, for whoever looks next.

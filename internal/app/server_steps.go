@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"holdfast/internal/access"
@@ -22,6 +24,7 @@ import (
 	"holdfast/internal/backup"
 	"holdfast/internal/db"
 	"holdfast/internal/fleet"
+	"holdfast/internal/link"
 	"holdfast/internal/observe"
 	"holdfast/internal/op"
 	"holdfast/internal/problem"
@@ -31,13 +34,15 @@ import (
 
 const (
 	routeWithin = 2 * time.Minute        // when the step names no time
-	routeEvery  = 100 * time.Millisecond // between two questions to an edge
+	routeSoon   = 30 * time.Millisecond  // between the first two questions to an edge; a little longer each time
+	routeEvery  = 200 * time.Millisecond // at most
 )
 
 // duties is what the server does itself between the steps of nodes.
 type duties struct {
 	*Server
 	observer *observe.Observer
+	view     *nodesView
 }
 
 // serve gives what op's interpreter calls for the server's own kinds of step.
@@ -77,47 +82,67 @@ func (d duties) route(ctx context.Context, call op.Call) (json.RawMessage, error
 	}
 	ctx, cancel := context.WithTimeout(ctx, args.Within)
 	defer cancel()
-	for {
-		edges, err := d.passing(ctx, call)
+	wait := routeWait{duties: d, instance: call.Step.Instance, clients: map[string]*http.Client{}}
+	defer wait.close()
+	for pause := routeSoon; ; pause = min(pause*5/4, routeEvery) {
+		edges, err := wait.passing(ctx)
 		if err == nil {
 			return json.Marshal(map[string]any{"edges": edges})
 		}
 		select {
 		case <-ctx.Done():
 			return nil, problem.Wrap(err, problem.Unavailable, "holdfast get nodes", "%s is not reached through the edge", call.Step.Instance)
-		case <-time.After(routeEvery):
+		case <-time.After(pause):
 		}
 	}
 }
 
-// passing names the edges that pass requests to the instance's present place, or says why one does not. Only this
-// instance is read beside the nodes: a hundred instances may be waiting here at once.
-func (d duties) passing(ctx context.Context, call op.Call) (edges []string, err error) {
-	name := call.Step.Instance
-	placement, _, err := op.PlacementOf(ctx, d.db, name)
+// routeWait is one instance whose way through the edges is awaited. It keeps its connections and what cannot change
+// while it waits: a hundred instances may be waiting at once, on a server that has better to do.
+type routeWait struct {
+	duties
+	instance string
+	spec     fleet.Spec
+	clients  map[string]*http.Client // by edge
+}
+
+// passing names the edges that pass requests to the instance's present place, or says why one does not.
+func (w *routeWait) passing(ctx context.Context) (edges []string, err error) {
+	placement, _, err := op.PlacementOf(ctx, w.db, w.instance)
 	if err != nil {
 		return nil, err
 	}
-	spec, err := op.SpecOf(ctx, d.db, name, placement.Spec)
-	if err != nil {
-		return nil, err
-	}
-	inventory, err := d.observer.Inventory(ctx)
-	if err != nil {
-		return nil, err
-	}
-	inventory.Placements = map[string]fleet.Placement{name: placement}
-	world := observe.World{Inventory: inventory, Specs: map[string]fleet.Spec{name: spec}}
-	for _, route := range world.Routes().Routes {
-		for edge, node := range inventory.Nodes {
-			if !isEdge(node, d.db.Now()) {
-				continue
-			}
-			if err := d.askEdge(ctx, node.EdgeAddr, route.Hosts[0], route.Health, route.Epoch); err != nil {
-				return nil, fmt.Errorf("edge %s: %w", edge, err)
-			}
-			edges = append(edges, edge)
+	if w.spec.Fingerprint != placement.Spec {
+		if w.spec, err = op.SpecOf(ctx, w.db, w.instance, placement.Spec); err != nil {
+			return nil, err
 		}
+	}
+	nodes, err := w.view.nodes(ctx, w.observer)
+	if err != nil {
+		return nil, err
+	}
+	world := observe.World{Specs: map[string]fleet.Spec{w.instance: w.spec}}
+	world.Nodes, world.Placements = nodes, map[string]fleet.Placement{w.instance: placement}
+	for _, route := range world.Routes().Routes {
+		if edges, err = w.askEdges(ctx, route, nodes); err != nil {
+			return nil, err
+		}
+	}
+	return edges, nil
+}
+
+func (w *routeWait) askEdges(ctx context.Context, route link.Route, nodes map[string]fleet.NodeFacts) (edges []string, err error) {
+	for edge, node := range nodes {
+		if !isEdge(node, w.db.Now()) {
+			continue
+		}
+		if len(route.Endpoints) == 0 { // no edge can know more than this
+			return nil, errors.New("its node does not say that it serves")
+		}
+		if err := w.askEdge(ctx, node.EdgeAddr, route.Hosts[0], route.Health, route.Epoch); err != nil {
+			return nil, fmt.Errorf("edge %s: %w", edge, err)
+		}
+		edges = append(edges, edge)
 	}
 	return edges, nil
 }
@@ -127,7 +152,7 @@ func isEdge(node fleet.NodeFacts, now time.Time) bool {
 }
 
 // askEdge asks for the instance's health through one edge.
-func (d duties) askEdge(ctx context.Context, edge, host, path string, epoch int64) error {
+func (w *routeWait) askEdge(ctx context.Context, edge, host, path string, epoch int64) error {
 	if path == "" {
 		path = "/"
 	}
@@ -136,11 +161,12 @@ func (d duties) askEdge(ctx context.Context, edge, host, path string, epoch int6
 		return err
 	}
 	request.Header.Set("X-Holdfast-Probe", "route")
-	response, err := d.edgeClient(edge).Do(request)
+	response, err := w.client(edge).Do(request)
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 64<<10)) // so that the connection can be used again
 	if told := response.Header.Get("X-Holdfast-Epoch"); told != strconv.FormatInt(epoch, 10) {
 		return fmt.Errorf("it answers %d for epoch %q, and %d is current", response.StatusCode, told, epoch)
 	}
@@ -150,19 +176,49 @@ func (d duties) askEdge(ctx context.Context, edge, host, path string, epoch int6
 	return nil
 }
 
-// edgeClient dials one edge whatever the name is. Edges with certificates of a public issuer are trusted as well.
-func (d duties) edgeClient(edge string) *http.Client {
+// client dials one edge whatever the name is. Edges with certificates of a public issuer are trusted as well.
+func (w *routeWait) client(edge string) *http.Client {
+	if known := w.clients[edge]; known != nil {
+		return known
+	}
 	roots, err := x509.SystemCertPool()
 	if err != nil {
 		roots = x509.NewCertPool()
 	}
-	roots.AddCert(d.keys.Authority.Certificate)
+	roots.AddCert(w.keys.Authority.Certificate)
 	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, network, edge)
 	}
-	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
-		DialContext: dial, DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+	w.clients[edge] = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 	}}
+	return w.clients[edge]
+}
+
+func (w *routeWait) close() {
+	for _, client := range w.clients {
+		client.CloseIdleConnections()
+	}
+}
+
+// nodesView is the nodes as all who wait for routes see them: read once for all, and a little old.
+type nodesView struct {
+	mu  sync.Mutex
+	at  time.Time
+	all map[string]fleet.NodeFacts
+}
+
+func (v *nodesView) nodes(ctx context.Context, observer *observe.Observer) (map[string]fleet.NodeFacts, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if now := time.Now(); now.Sub(v.at) > routeSoon {
+		inventory, err := observer.Inventory(ctx)
+		if err != nil {
+			return nil, err
+		}
+		v.at, v.all = now, inventory.Nodes
+	}
+	return v.all, nil
 }
 
 // tell sends a communication of a recovery plan: a webhook for an address that is a URL, and for every other the

@@ -25,7 +25,7 @@ import (
 func (s *Server) wire() (parts, error) {
 	courier := &courier{keys: s.keys, log: s.log}
 	observer := &observe.Observer{DB: s.db, Log: s.log}
-	duties := duties{s, observer}
+	duties := duties{s, observer, &nodesView{}}
 	catalogue := backup.Catalogue{KeepSecrets: duties.keepSecrets}
 	custodian := backup.Custodian{DB: s.db, Keys: s.keys, Audit: s.audit, Node: observer.Node}
 	folder := op.Folder{Ended: catalogue.Ended(), Log: s.log}

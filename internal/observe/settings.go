@@ -13,6 +13,7 @@ import (
 	"github.com/uptrace/bun"
 
 	"holdfast/internal/db"
+	"holdfast/internal/fleet"
 	"holdfast/internal/link"
 	"holdfast/internal/op"
 	"holdfast/internal/step"
@@ -29,6 +30,7 @@ type Settings struct {
 
 	last  mark                  // Run only: as of which state of the database documents were derived
 	known map[settingKey][]byte // Run only: the documents in the database
+	specs map[string]fleet.Spec // Run only: instance -> what was last applied to it, as last read
 }
 
 // mark tells one state of what settings are derived from from another.
@@ -40,16 +42,17 @@ type mark struct {
 const (
 	pollEvery = time.Second           // what a missed ring costs
 	restAfter = 20 * time.Millisecond // a burst of claims or facts becomes one derivation
+	restShare = 2                     // at least so many times what the last one took: in a storm, orders come first
 )
 
 // Run derives and pushes settings until ctx ends.
 func (s *Settings) Run(ctx context.Context) error {
 	for {
-		ring := s.Observer.DB.Doorbell.Wait()
+		ring, began := s.Observer.DB.Doorbell.Wait(), time.Now()
 		if err := s.Refresh(ctx); err != nil && ctx.Err() == nil {
 			s.Log.Error("settings were not derived", "err", err)
 		}
-		if !pause(ctx, nil, restAfter) || !pause(ctx, ring, pollEvery) {
+		if !pause(ctx, nil, max(restAfter, min(restShare*time.Since(began), pollEvery))) || !pause(ctx, ring, pollEvery) {
 			return nil
 		}
 	}
@@ -128,8 +131,30 @@ func (s *Settings) world(ctx context.Context, fetching []Fetching) (w World, err
 	if w.Former, err = op.Former(ctx, s.Observer.DB); err != nil {
 		return w, err
 	}
-	w.Specs, err = op.AppliedSpecs(ctx, s.Observer.DB)
+	w.Specs, err = s.applied(ctx, w.Placements)
 	return w, err
+}
+
+// applied gives what was last applied to every placed instance. A spec never changes under its fingerprint, so only
+// those that were not read before are read.
+func (s *Settings) applied(ctx context.Context, placements map[string]fleet.Placement) (map[string]fleet.Spec, error) {
+	held, missing := make(map[string]fleet.Spec, len(placements)), []string{}
+	for name, p := range placements {
+		if spec, ok := s.specs[name]; ok && spec.Fingerprint == p.Spec {
+			held[name] = spec
+		} else {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		read, err := op.AppliedSpecs(ctx, s.Observer.DB, missing...)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(held, read)
+	}
+	s.specs = held
+	return held, nil
 }
 
 // differing are the documents that are not in the database as they should be.

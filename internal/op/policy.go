@@ -6,7 +6,8 @@ import (
 	"holdfast/internal/step"
 )
 
-// Limits bound what runs at once over all operations. Steps that fence, stop, switch or undo are never held back.
+// Limits bound what runs at once over all operations. Steps that fence, stop, switch or undo, and those that only ask,
+// are never held back.
 type Limits struct {
 	PerNode int // orders in flight on one node
 	PerSite int // orders in flight in one site
@@ -36,8 +37,10 @@ func policyOf(kind step.Kind) policy {
 		return policy{within: 6 * time.Hour, attempts: 3, backoff: 2 * time.Second}
 	case step.Stage:
 		return policy{within: 30 * time.Minute, attempts: 4, backoff: 2 * time.Second}
-	case step.Boot, step.Ready, step.Checks:
+	case step.Boot:
 		return policy{within: 30 * time.Minute, attempts: 3, backoff: time.Second}
+	case step.Ready, step.Checks: // these ask and wait; what loads a node is what they wait for
+		return policy{within: 30 * time.Minute, attempts: 3, backoff: time.Second, light: true}
 	case step.Switch, step.Stop, step.Fence, step.Discard, step.Arm, step.Fire, step.Undo:
 		return policy{within: 5 * time.Minute, attempts: 5, backoff: time.Second, light: true}
 	case step.Claim, step.Release:

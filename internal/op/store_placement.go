@@ -162,11 +162,14 @@ func putSpec(ctx context.Context, tx db.Tx, instance string, spec fleet.Spec) er
 	return nil
 }
 
-// AppliedSpecs reads the rendered spec of every placed instance: what was last applied to it.
-func AppliedSpecs(ctx context.Context, in bun.IDB) (map[string]fleet.Spec, error) {
+// AppliedSpecs reads the rendered spec of every placed instance, or of those named: what was last applied to it.
+func AppliedSpecs(ctx context.Context, in bun.IDB, instances ...string) (map[string]fleet.Spec, error) {
 	var rows []specRow
-	err := in.NewSelect().Model(&rows).Join("JOIN placements AS p ON p.instance = sp.instance AND p.spec = sp.fingerprint").Scan(ctx)
-	if err != nil {
+	q := in.NewSelect().Model(&rows).Join("JOIN placements AS p ON p.instance = sp.instance AND p.spec = sp.fingerprint")
+	if len(instances) > 0 {
+		q = q.Where("sp.instance IN (?)", bun.List(instances))
+	}
+	if err := q.Scan(ctx); err != nil {
 		return nil, fmt.Errorf("read specs: %w", err)
 	}
 	all := make(map[string]fleet.Spec, len(rows))
