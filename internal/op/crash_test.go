@@ -88,6 +88,7 @@ func (s *site) config(d *db.DB, owner string) Config {
 		},
 		Serve: map[step.Kind]Served{
 			step.Route: {Do: func(_ context.Context, c Call) (json.RawMessage, error) { return nil, nil }},
+			step.Tell:  {Do: func(_ context.Context, c Call) (json.RawMessage, error) { return nil, nil }},
 			step.Release: {InTx: func(ctx context.Context, tx db.Tx, c Call) (json.RawMessage, error) {
 				s.served[c.OrderID()]++ // counts tries; the test reads rows for effects
 				return nil, nil
@@ -180,6 +181,8 @@ func graphs(instance string) map[string]step.Graph {
 	}
 	discard := at("discard", "b1", step.Discard, step.SlotArgs{Slot: "s2"}, "fetch", "load", "boot", "checks")
 	discard.OnFailure = true
+	tellFailed := at("tell-failed", "", step.Tell, step.TellArgs{Event: "failed"}, "route")
+	tellFailed.OnFailure = true
 	return map[string]step.Graph{
 		"deploy": {
 			at("claim", "", step.Claim, step.ClaimArgs{Node: "a1", Slot: "s1", Spec: spec.Fingerprint, Release: spec.Release}),
@@ -200,6 +203,20 @@ func graphs(instance string) map[string]step.Graph {
 			at("claim", "", step.Claim, step.ClaimArgs{Node: "b1", Slot: "s2", Spec: spec.Fingerprint, Release: spec.Release}, "checks"),
 			at("switch", "b1", step.Switch, step.SwitchArgs{Slot: "s2"}, "claim"),
 			at("route", "", step.Route, step.RouteArgs{}, "switch"),
+		},
+		"recover": { // an instance of recovery.Graph: it is claimed, and so fenced elsewhere, before a byte moves
+			at("tell-declared", "", step.Tell, step.TellArgs{Event: "declared"}),
+			at("claim", "", step.Claim, step.ClaimArgs{Node: "b1", Slot: "s2", Spec: spec.Fingerprint, Release: spec.Release}),
+			at("release", "", step.Release, step.ReleaseArgs{Snapshot: "x", ForStep: "fetch"}, "claim"),
+			at("fetch", "b1", step.Fetch, step.FetchArgs{Slot: "s2", Spec: spec}, "release"),
+			at("load", "b1", step.Load, step.SlotArgs{Slot: "s2"}, "fetch"),
+			at("boot", "b1", step.Boot, step.BootArgs{Spec: spec, Slot: "s2", Restored: true}, "load"),
+			at("ready", "b1", step.Ready, step.SlotArgs{Slot: "s2"}, "boot"),
+			at("checks", "b1", step.Checks, step.SlotArgs{Slot: "s2"}, "ready"),
+			at("switch", "b1", step.Switch, step.SwitchArgs{Slot: "s2"}, "checks"),
+			at("route", "", step.Route, step.RouteArgs{}, "switch"),
+			at("tell-restored", "", step.Tell, step.TellArgs{Event: "restored"}, "route"),
+			tellFailed,
 		},
 	}
 }
@@ -291,7 +308,7 @@ func TestKilledServerAtEveryBoundaryEndsAsIfUninterrupted(t *testing.T) {
 
 func killEverywhere(t *testing.T, d *db.DB) {
 	ctx := context.Background()
-	for _, kind := range []string{"deploy", "backup", "restore"} {
+	for _, kind := range []string{"deploy", "backup", "restore", "recover"} {
 		t.Run(kind, func(t *testing.T) {
 			whole := newSite(t)
 			o := submit(t, d, New{Kind: kind, Graph: graphs(kind + "-x")[kind], Instances: []string{kind + "-x"}})

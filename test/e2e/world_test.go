@@ -142,6 +142,18 @@ type event struct {
 // event, or false when the operation ended before.
 func (w *world) atEvent(id string, n int, act func(event)) (event, bool) {
 	w.Helper()
+	return w.watch(id, func(e event) bool {
+		if n--; n == 0 {
+			act(e)
+		}
+		return n == 0
+	})
+}
+
+// watch shows the events of an operation, from the first on, to each, until that has seen enough; it returns the last
+// one, or false when the operation ended before.
+func (w *world) watch(id string, each func(event) bool) (event, bool) {
+	w.Helper()
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()
 	cmd := w.Command(ctx, "op", "watch", id, "-o", "json")
@@ -149,12 +161,10 @@ func (w *world) atEvent(id string, n int, act func(event)) (event, bool) {
 	w.must(err)
 	w.must(cmd.Start())
 	defer func() { cancel(); _ = cmd.Wait() }() // it is killed on purpose
-	lines := bufio.NewScanner(out)
-	for seen := 0; lines.Scan(); {
+	for lines := bufio.NewScanner(out); lines.Scan(); {
 		var e event
 		w.must(json.Unmarshal(lines.Bytes(), &e))
-		if seen++; seen == n {
-			act(e)
+		if each(e) {
 			return e, true
 		}
 	}
