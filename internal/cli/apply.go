@@ -23,7 +23,8 @@ func applyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply -f DIR [-l SELECTOR] | apply --plan ID",
 		Short: "Make it so: plan, show the plan, and carry it out",
-		Long: "With --plan ID, a plan that was shown before is carried out, or refused when the fleet or the nodes have moved on\n" +
+		Long: "With -f DIR, a plan that the nodes overtake before it begins is made anew, and shown again if it would do something else.\n" +
+			"With --plan ID, a plan that was shown before is carried out, or refused when the fleet or the nodes have moved on\n" +
 			"since. Removing an instance's file stops it and keeps its data and its backups.",
 		Args: cobra.NoArgs,
 		RunE: withServer(func(cmd *cobra.Command, c *api.Client, _ []string) error {
@@ -31,13 +32,24 @@ func applyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := agree(cmd, p, yes); err != nil {
+			a := asks{
+				apply: func(id string) (plan.Applied, error) { return c.ApplyPlan(cmd.Context(), id) },
+				agree: func(p plan.Plan) error { return agree(cmd, p, yes) },
+			}
+			if id == "" {
+				a.plan = func() (plan.Plan, error) { return makePlan(cmd, c) }
+			}
+			if err := a.agree(p); err != nil {
+				return err
+			}
+			p, applied, err := begin(p, a)
+			if err != nil {
 				return err
 			}
 			if len(p.Items) == 0 {
-				return declare(cmd, c, p)
+				return declared(cmd, p, applied)
 			}
-			return carryOut(cmd, c, p, detach)
+			return carryOut(cmd, c, p, applied, detach)
 		}),
 	}
 	addFleetFlag(cmd)
@@ -82,24 +94,45 @@ func agree(cmd *cobra.Command, p plan.Plan, yes bool) error {
 	return nil
 }
 
-// declare makes a fleet the declared one that changes nothing on nodes: a recovery plan alone, for example.
-func declare(cmd *cobra.Command, c *api.Client, p plan.Plan) error {
-	applied, err := c.ApplyPlan(cmd.Context(), p.ID)
-	if err != nil {
-		return err
+// asks is what begin asks of the server and of the person.
+type asks struct {
+	apply func(id string) (plan.Applied, error)
+	plan  func() (plan.Plan, error) // nil: the plan is one that was shown before, and is not made anew
+	agree func(plan.Plan) error
+}
+
+// againMost is how often a plan of this command's own is made anew when the nodes have moved on meanwhile.
+const againMost = 5
+
+// begin applies the plan. One that this command made itself and that the nodes have overtaken is made anew: where it
+// would do the same, the answer given holds; where it would not, it is shown again. One that was shown before is refused.
+func begin(p plan.Plan, a asks) (plan.Plan, plan.Applied, error) {
+	for tries := 0; ; tries++ {
+		applied, err := a.apply(p.ID)
+		if err == nil || a.plan == nil || tries == againMost || problem.KindOf(err) != problem.Stale {
+			return p, applied, err
+		}
+		next, err := a.plan()
+		if err == nil && !p.DoesAs(next) {
+			err = a.agree(next)
+		}
+		if err != nil {
+			return p, applied, err
+		}
+		p = next
 	}
+}
+
+// declared tells of a fleet that is now the declared one and changes nothing on nodes: a recovery plan alone, for example.
+func declared(cmd *cobra.Command, p plan.Plan, applied plan.Applied) (err error) {
 	if wantsJSON(cmd) {
 		err = printJSON(cmd, applied)
 	}
 	return errors.Join(err, leftOut(p))
 }
 
-// carryOut begins the operation and watches it.
-func carryOut(cmd *cobra.Command, c *api.Client, p plan.Plan, detach bool) error {
-	applied, err := c.ApplyPlan(cmd.Context(), p.ID)
-	if err != nil {
-		return err
-	}
+// carryOut watches the operation that was begun.
+func carryOut(cmd *cobra.Command, c *api.Client, p plan.Plan, applied plan.Applied, detach bool) error {
 	shown, err := c.Operation(cmd.Context(), applied.Operation)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"reflect"
 
 	"holdfast/internal/fleet"
 )
@@ -83,6 +84,11 @@ type Unknown struct {
 
 // Empty tells whether nothing is to be done and nothing is blocked.
 func (p Plan) Empty() bool { return len(p.Items) == 0 && len(p.Blocked) == 0 }
+
+// DoesAs tells whether both plans bring the same fleet about by the same deeds, however old their facts are.
+func (p Plan) DoesAs(other Plan) bool {
+	return p.Fleet == other.Fleet && p.Selector == other.Selector && reflect.DeepEqual(p.Items, other.Items) && reflect.DeepEqual(p.Blocked, other.Blocked)
+}
 
 // Count counts the items of an action.
 func (p Plan) Count(action Action) int {
