@@ -18,7 +18,7 @@ demo: build ## the whole loop on this machine, without root: make demo [INSTANCE
 	@$(BIN)/holdfast-demo -instances $(INSTANCES) $(if $(ONCE),-once) $(if $(OUT),-out $(OUT))
 
 lab: build setup ## full servers in several sites on this machine, as root: make lab [LAB=name]
-	@$(BIN)/holdfast-lab --name $(LAB) up --bare
+	@$(BIN)/holdfast-lab --name $(LAB) up
 
 lab-down: ## takes the lab away, without residue
 	@$(GO) build -o $(BIN)/ ./lab/cmd/holdfast-lab

@@ -23,14 +23,16 @@ type Lab struct {
 	layout
 	dir     string
 	base    string
+	secrets secrets
 	servers []*Server
 	out     io.Writer // for people: what is being done
 }
 
 // record is what is kept of a lab between two processes.
 type record struct {
-	Shape Shape  `json:"shape"`
-	Base  string `json:"base"` // folder of the base that its disks were begun on
+	Shape   Shape   `json:"shape"`
+	Base    string  `json:"base"` // folder of the base that its disks were begun on
+	Secrets secrets `json:"secrets"`
 }
 
 // atOnce is how many servers are booted or stopped at a time: more gain nothing on few cores.
@@ -86,7 +88,7 @@ func settle(ctx context.Context, shape Shape, out io.Writer) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	known = record{Shape: shape, Base: base}
+	known = record{Shape: shape, Base: base, Secrets: newSecrets()}
 	return assemble(known, out), write(known)
 }
 
@@ -139,7 +141,7 @@ func write(known record) error {
 }
 
 func assemble(known record, out io.Writer) *Lab {
-	l := &Lab{layout: layout{known.Shape}, dir: labDir(known.Shape.Name), base: known.Base, out: out}
+	l := &Lab{layout: layout{known.Shape}, dir: labDir(known.Shape.Name), base: known.Base, secrets: known.Secrets, out: out}
 	addresses := l.addresses()
 	for _, site := range l.Sites {
 		for _, spec := range site.Servers {
@@ -159,7 +161,13 @@ func (l *Lab) raise(ctx context.Context) error {
 	if err := l.writeKnown(); err != nil {
 		return err
 	}
-	return l.each(func(s *Server) error { return s.Start(ctx) })
+	if err := l.each(func(s *Server) error { return s.Start(ctx) }); err != nil {
+		return err
+	}
+	if err := l.startServices(ctx); err != nil {
+		return err
+	}
+	return l.install(ctx)
 }
 
 // each does something with every server, a few at a time, and ends when all have.
