@@ -16,6 +16,11 @@ import (
 // smallPlace is a repository in memory with two snapshots of a few small files, and three packs.
 func smallPlace(t *testing.T) (*place, *vaulttest.Memory, string) {
 	t.Helper()
+	return smallPlaceIn(t)
+}
+
+func smallPlaceIn(t testing.TB) (*place, *vaulttest.Memory, string) {
+	t.Helper()
 	store := &vaulttest.Memory{}
 	p, src := newPlaceIn(t, store), t.TempDir()
 	for _, name := range []string{"one", "two"} {
