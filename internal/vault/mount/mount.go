@@ -5,7 +5,9 @@ package mount
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path"
 	"syscall"
 
@@ -15,11 +17,26 @@ import (
 	"holdfast/internal/vault"
 )
 
+// ErrMissing: the system has no FUSE, or this user may not use it.
+var ErrMissing = errors.New("this system shows no FUSE file systems")
+
+// available tells why a mount cannot work, before it is tried.
+func available() error {
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrMissing, err)
+	}
+	return f.Close()
+}
+
 // Open opens a snapshot when someone looks into it.
 type Open func(ctx context.Context, snapshot string) (*vault.View, error)
 
 // Run shows the snapshots at dir until ctx ends or someone unmounts it. ready is called when it is there.
 func Run(ctx context.Context, dir string, snapshots []vault.SnapshotInfo, open Open, ready func()) error {
+	if err := available(); err != nil {
+		return fmt.Errorf("mount at %s: %w", dir, err)
+	}
 	root := &rootNode{snapshots: snapshots, open: open}
 	server, err := fs.Mount(dir, root, &fs.Options{MountOptions: fuse.MountOptions{Options: []string{"ro"}, FsName: "holdfast", Name: "holdfast"}})
 	if err != nil {
@@ -90,6 +107,9 @@ func (n *snapshotNode) add(ctx context.Context, view *vault.View, byPath map[str
 	parent := n.folder(ctx, byPath, path.Dir(e.Path))
 	if e.Kind == "hardlink" {
 		if target := byPath[e.Link]; target != nil {
+			if file, ok := target.Operations().(*fileNode); ok {
+				file.names++
+			}
 			parent.AddChild(path.Base(e.Path), target, true)
 			byPath[e.Path] = target
 		}
@@ -157,6 +177,7 @@ type fileNode struct {
 	view   *vault.View
 	number int
 	entry  vault.Entry
+	names  uint32 // beside the first one; final before anyone sees the node
 }
 
 func typeBits(kind string) uint32 {
@@ -177,7 +198,7 @@ func typeBits(kind string) uint32 {
 
 func (n *fileNode) attr() fuse.Attr {
 	e := n.entry
-	a := fuse.Attr{Mode: typeBits(e.Kind) | e.Mode, Size: uint64(e.Size), Blocks: uint64(e.Size+511) / 512, Owner: fuse.Owner{Uid: e.UID, Gid: e.GID}}
+	a := fuse.Attr{Mode: typeBits(e.Kind) | e.Mode, Size: uint64(e.Size), Blocks: uint64(e.Size+511) / 512, Owner: fuse.Owner{Uid: e.UID, Gid: e.GID}, Nlink: 1 + n.names}
 	a.SetTimes(&e.ModTime, &e.ModTime, &e.ModTime)
 	return a
 }
