@@ -26,6 +26,9 @@ lab-down: ## takes the lab away, without residue
 
 setup: ## what the tests need from the distribution (asks for nothing that is there already)
 	@sh lab/setup.sh
+	@test -x $(BIN)/versitygw || { echo "setup: building versitygw, an S3 server to test against (two minutes the first time)"; \
+		$(GO) -C lab/tools build -trimpath -o ../../$(BIN)/ github.com/versity/versitygw/cmd/versitygw; } || \
+		echo "setup: versitygw was not built: S3 is tested against the server in the tests only"
 
 test: setup ## every test
 	$(GO) vet ./...

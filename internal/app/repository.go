@@ -206,5 +206,9 @@ type VaultRights = serve.Rights
 
 // MountVault shows snapshots as a read-only file system at dir until ctx ends.
 func MountVault(ctx context.Context, dir string, snapshots []vault.SnapshotInfo, open mount.Open, ready func()) error {
-	return mount.Run(ctx, dir, snapshots, open, ready)
+	err := mount.Run(ctx, dir, snapshots, open, ready)
+	if errors.Is(err, mount.ErrMissing) {
+		return problem.Wrap(err, problem.Unavailable, "modprobe fuse, as root; or restore --path what you look for", "the snapshots were not shown")
+	}
+	return err
 }

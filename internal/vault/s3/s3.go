@@ -54,14 +54,12 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		c.Part = 16 << 20
 	}
 	c.Prefix = strings.Trim(c.Prefix, "/")
-	there, err := client.BucketExists(ctx, c.Bucket)
-	if err != nil {
-		return nil, fmt.Errorf("open s3 store %s/%s: %w", c.Endpoint, c.Bucket, translate(err))
+	s := &Store{c, client}
+	// A listing of the own prefix, and not a look at the bucket, which a node's policy does not allow.
+	if _, err := s.List(ctx, ""); err != nil {
+		return nil, fmt.Errorf("open s3 store %s/%s: %w", c.Endpoint, c.Bucket, err)
 	}
-	if !there {
-		return nil, fmt.Errorf("open s3 store %s: bucket %q: %w", c.Endpoint, c.Bucket, vault.ErrNotFound)
-	}
-	return &Store{c, client}, nil
+	return s, nil
 }
 
 func (s *Store) key(name string) (string, error) {
@@ -80,14 +78,44 @@ func (s *Store) Put(ctx context.Context, name string, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.client.StatObject(ctx, s.config.Bucket, key, minio.StatObjectOptions{}); err == nil {
-		return fmt.Errorf("%s: %w", key, vault.ErrExists)
-	} else if err := translate(err); !errors.Is(err, vault.ErrNotFound) {
+	free, err := s.free(ctx, key)
+	if err != nil {
 		return err
 	}
+	err = s.put(ctx, key, body, true)
+	if !errors.Is(err, vault.ErrExists) || !free {
+		return err
+	}
+	// Some servers with versions take the mark that a delete leaves for the object. Then the name is still free.
+	if still, lookErr := s.free(ctx, key); lookErr != nil || !still {
+		return err
+	}
+	return s.put(ctx, key, body, false)
+}
+
+// free looks whether a name is surely free, and is ErrExists when it surely is not. Who may not look, as a node may not
+// at packs, leaves it to the condition.
+func (s *Store) free(ctx context.Context, key string) (bool, error) {
+	_, err := s.client.StatObject(ctx, s.config.Bucket, key, minio.StatObjectOptions{})
+	if err == nil {
+		return false, fmt.Errorf("%s: %w", key, vault.ErrExists)
+	}
+	switch err := translate(err); {
+	case errors.Is(err, vault.ErrNotFound):
+		return true, nil
+	case errors.Is(err, vault.ErrDenied):
+		return false, nil
+	default:
+		return false, err
+	}
+}
+
+func (s *Store) put(ctx context.Context, key string, body []byte, onlyNew bool) error {
 	o := minio.PutObjectOptions{ContentType: "application/octet-stream", PartSize: s.config.Part, NumThreads: 4, SendContentMd5: true}
-	o.SetMatchETagExcept("*")
-	_, err = s.client.Client.PutObject(ctx, s.config.Bucket, key, bytes.NewReader(body), int64(len(body)), o)
+	if onlyNew {
+		o.SetMatchETagExcept("*")
+	}
+	_, err := s.client.Client.PutObject(ctx, s.config.Bucket, key, bytes.NewReader(body), int64(len(body)), o)
 	return translate(err)
 }
 
