@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -95,12 +96,25 @@ func getHTTP(ctx context.Context, url string, headers map[string]string) (string
 	return string(body), nil
 }
 
+// hangUp is how long a port may take to hang up on a caller that says nothing.
+const hangUp = 100 * time.Millisecond
+
+// askTCP connects and stays for a moment: the proxy of a Docker Engine accepts for a container that does not listen yet,
+// and hangs up when it finds out.
 func askTCP(ctx context.Context, at string) error {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", at)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	return conn.Close()
+	defer conn.Close()
+	if err := conn.SetReadDeadline(time.Now().Add(hangUp)); err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	_, err = conn.Read(make([]byte, 1))
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil // it speaks first, or waits for us to
+	}
+	return fmt.Errorf("%s accepts and hangs up: %w", at, err)
 }
 
 // AwaitReady asks every replica of the service until all are well or the probe's Within has passed. The error is
