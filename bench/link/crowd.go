@@ -122,7 +122,7 @@ func (c *crowd) join(ctx context.Context, admin *api.Client, node string) (*simu
 	if err != nil {
 		return nil, err
 	}
-	first := link.NewClient(link.Dial{URL: c.server.url(), TLS: link.PinnedTLS(link.PinOf(made.Text))})
+	first := link.NewClient(link.Dial{URL: c.server.url(), TLS: link.PinnedTLS(link.PinOf(made.Text), c.server.url())})
 	defer first.Close()
 	answer, err := first.Join(ctx, link.JoinRequest{Token: made.Text, Node: node, Site: "bench", Roles: []fleet.Role{fleet.RoleRun}, CSR: csr, Capability: link.Capability, Version: "bench"})
 	if err != nil {

@@ -67,15 +67,6 @@ func badName(name string) error {
 	return problem.New(problem.Invalid, "use lower-case letters, digits and hyphens, at most 63", "%q cannot be the name of a node", name)
 }
 
-// JoinFingerprint is the authority's fingerprint in a join token's text; see PinnedTLS.
-func JoinFingerprint(text string) (string, error) {
-	parts := strings.Split(text, ".")
-	if len(parts) != 4 || parts[0] != joinPrefix {
-		return "", problem.New(problem.Usage, "holdfast join-token create --site S --roles run", "join token is not whole: it has the form %s.ID.SECRET.AUTHORITY", joinPrefix)
-	}
-	return parts[3], nil
-}
-
 // Applicant is a node that asks to join.
 type Applicant struct {
 	Node  string

@@ -78,30 +78,6 @@ func ClientTLS(authority *x509.Certificate, mine func() *tls.Certificate) *tls.C
 	return config
 }
 
-// PinnedTLS is for the first call to a server, when only the authority's fingerprint is known: the server must show
-// the authority with that fingerprint and a certificate that it signed for name, the address's host part. (The
-// connection itself does not know its name when that is an IP address.)
-func PinnedTLS(fingerprint, name string) *tls.Config {
-	return &tls.Config{
-		MinVersion:         tls.VersionTLS13,
-		InsecureSkipVerify: true, // the standard check knows only roots; VerifyConnection below is stricter
-		VerifyConnection:   func(state tls.ConnectionState) error { return verifyPinned(state, fingerprint, name) },
-	}
-}
-
-func verifyPinned(state tls.ConnectionState, fingerprint, name string) error {
-	for _, shown := range state.PeerCertificates {
-		if Fingerprint(shown) != fingerprint {
-			continue
-		}
-		roots := x509.NewCertPool()
-		roots.AddCert(shown)
-		_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, DNSName: name})
-		return err
-	}
-	return problem.New(problem.Denied, "check the address, or make a new token on the right server", "server %s shows another authority than the token names", name)
-}
-
 // PeerNode is the node at the other end of a connection; kind Denied when it showed no node's certificate.
 func PeerNode(state *tls.ConnectionState) (NodeID, error) {
 	if state == nil || len(state.VerifiedChains) == 0 {

@@ -128,7 +128,7 @@ func firstTrust(self Self, token string) (*tls.Config, error) {
 		return trustFile(self.Authority)
 	}
 	if pin := link.PinOf(token); pin != nil {
-		return link.PinnedTLS(pin), nil
+		return link.PinnedTLS(pin, self.Server), nil
 	}
 	return nil, problem.New(problem.Usage, "holdfast agent --ca FILE, or a whole token: holdfast join-token create",
 		"node %s did not join: the join token does not name the server's authority", self.Node)

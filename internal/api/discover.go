@@ -4,10 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"net"
 	"net/url"
 
-	"holdfast/internal/access"
+	"holdfast/internal/link"
 	"holdfast/internal/problem"
 )
 
@@ -35,16 +36,18 @@ func showAuthority(ctx context.Context, address *url.URL, fingerprint string) (*
 	if port == "" {
 		port = "443"
 	}
-	dialer := tls.Dialer{Config: access.PinnedTLS(fingerprint, address.Hostname())}
+	pin, err := base64.RawURLEncoding.DecodeString(fingerprint)
+	if err != nil {
+		return nil, problem.New(problem.Usage, "give the fingerprint as the server printed it at its first start", "server %s was not called: %q is not a fingerprint", address, fingerprint)
+	}
+	dialer := tls.Dialer{Config: link.PinnedTLS(pin, address.String())}
 	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(address.Hostname(), port))
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "compare the address and the fingerprint with what the server printed at its first start", "server %s was not recognised", address)
 	}
 	defer conn.Close()
-	for _, shown := range conn.(*tls.Conn).ConnectionState().PeerCertificates {
-		if access.Fingerprint(shown) == fingerprint {
-			return shown, nil
-		}
+	if shown := link.Pin(pin).Shown(conn.(*tls.Conn).ConnectionState()); shown != nil {
+		return shown, nil
 	}
 	return nil, problem.New(problem.Denied, "", "server %s did not show its authority", address)
 }

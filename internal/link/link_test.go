@@ -106,7 +106,7 @@ func TestAStolenCertificateSpeaksForNobodyElse(t *testing.T) {
 func TestWithoutACertificateOnlyJoinIsOpen(t *testing.T) {
 	register, server := linktest.Up(t)
 	sum := sha256.Sum256(register.Certificate.Raw)
-	stranger := link.NewClient(link.Dial{URL: server.URL, TLS: link.PinnedTLS(sum[:])})
+	stranger := link.NewClient(link.Dial{URL: server.URL, TLS: link.PinnedTLS(sum[:], server.URL)})
 	defer stranger.Close()
 	words := "this call needs the certificate of a node, and none that this server issued was shown"
 
@@ -142,11 +142,36 @@ func TestAnotherServerThanTheTokenNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := link.NewClient(link.Dial{URL: server.URL, TLS: link.PinnedTLS(link.PinOf(other.Token("a1")))})
+	c := link.NewClient(link.Dial{URL: server.URL, TLS: link.PinnedTLS(link.PinOf(other.Token("a1")), server.URL)})
 	defer c.Close()
 	sum := sha256.Sum256(other.Certificate.Raw)
 	_, err = c.Join(t.Context(), link.JoinRequest{Token: other.Token("a1"), Node: "a1", Capability: link.Capability})
-	refused(t, err, problem.Denied, "the server is not the one that the join token is for: its certificate authority is not "+base64.RawURLEncoding.EncodeToString(sum[:]))
+	refused(t, err, problem.Denied, "the server at 127.0.0.1 is not the one that was named: its certificate authority is not "+base64.RawURLEncoding.EncodeToString(sum[:]))
+}
+
+// A server of the right authority is still the wrong one when its certificate is for another name: by IP address too.
+func TestTheNameIsCheckedWithAPin(t *testing.T) {
+	register, server := linktest.Up(t)
+	sum := sha256.Sum256(register.Certificate.Raw)
+	call := func(said string) error {
+		c := link.NewClient(link.Dial{URL: server.URL, TLS: link.PinnedTLS(sum[:], said)})
+		defer c.Close()
+		_, err := c.Join(t.Context(), link.JoinRequest{Token: register.Token("a1"), Node: "a1", Capability: link.Capability})
+		return err
+	}
+	for said, want := range map[string]string{
+		"https://127.0.0.2:8443":      "the server at 127.0.0.2 was not recognised: x509: ",
+		"https://server.example:8443": "the server at server.example was not recognised: x509: ",
+		"https://:8443":               "the server was not recognised: its address has no host",
+		"":                            "the server was not recognised: its address has no host",
+	} {
+		if err := call(said); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %q", said, err, want)
+		}
+	}
+	if err := call(server.URL); err != nil && strings.Contains(err.Error(), "recognised") {
+		t.Errorf("the right name: %v", err)
+	}
 }
 
 func TestReportsOutOfOrderAreRefusedWhole(t *testing.T) {
