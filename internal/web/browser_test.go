@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"holdfast/internal/fleet"
 )
@@ -100,6 +101,33 @@ func TestPersonFindsTheSickInstanceInFiveHundred(t *testing.T) {
 	shot(t, ctx, "instance")
 	if here := ask[string](t, ctx, `location.pathname`); here != "/instances/customer-000" {
 		t.Errorf("the click led to %s", here)
+	}
+}
+
+// Without a mouse: the filter, the cells and the first that is left are reached by keys alone.
+func TestTheFleetIsWalkedByKeys(t *testing.T) {
+	s := open(t, 40)
+	ctx := browser(t)
+	do(t, ctx, chromedp.EmulateViewport(1280, 800))
+	enter(t, ctx, s.URL)
+	const here = `document.activeElement.dataset.key || document.activeElement.id`
+	press := func(key, want string) {
+		t.Helper()
+		do(t, ctx, chromedp.KeyEvent(key))
+		if at := ask[string](t, ctx, here); at != want {
+			t.Errorf("the key %q leads to %q, want %q", key, at, want)
+		}
+	}
+	press("/", "filter")
+	press(kb.Tab, "cell-far")
+	press(kb.Tab, "cell-customer-000")
+	press(kb.ArrowRight, "cell-customer-001")
+	press(kb.ArrowLeft, "cell-customer-000")
+	press(kb.ArrowLeft, "cell-far")
+	press("/", "filter")
+	do(t, ctx, chromedp.KeyEvent("\b\b"), chromedp.SendKeys("#filter", "customer-017"), chromedp.KeyEvent(kb.Enter), chromedp.WaitVisible("dl")) // both slashes go
+	if at := ask[string](t, ctx, `location.pathname`); at != "/instances/customer-017" {
+		t.Errorf("Enter in the filter led to %s", at)
 	}
 }
 

@@ -17,9 +17,9 @@ type Drill struct {
 type drillsView struct{ Drills []drillRow }
 
 type drillRow struct {
-	ID, Plan, Scenario, Phase, Verdict, Downtime, Loss, Started, Line string
-	Tone                                                              tone
-	Instances                                                         int
+	ID, Plan, Scenario, Phase, Verdict, Downtime, Loss, Started string
+	Tone                                                        tone
+	Instances                                                   int
 }
 
 func (w *Web) drills(rw http.ResponseWriter, r *http.Request) {
@@ -46,7 +46,6 @@ func drawDrill(d Drill, now time.Time) drillRow {
 	default:
 		row.Tone, row.Verdict = busy, "under way"
 	}
-	row.Line = strings.Join([]string{row.ID, row.Scenario, row.Phase, "started " + row.Started}, " · ")
 	return row
 }
 

@@ -78,13 +78,16 @@ type operationView struct {
 
 // stepGroup is the steps of one instance, in their order.
 type stepGroup struct {
-	Name  string
-	Steps []stepRow
+	Name     string
+	Instance bool // Name is an instance's
+	Steps    []stepRow
 }
 
 type stepRow struct {
 	ID, Kind, State, Node, Note, Error, Took string
 	Tone                                     tone
+	Moving                                   bool // bytes are on their way; Percent of them are there
+	Percent                                  int
 }
 
 func (w *Web) operation(rw http.ResponseWriter, r *http.Request) {
@@ -109,7 +112,7 @@ func drawSteps(steps []Step, now time.Time) []stepGroup {
 		if !ok {
 			i = len(groups)
 			at[name] = i
-			groups = append(groups, stepGroup{Name: name})
+			groups = append(groups, stepGroup{Name: name, Instance: s.Instance != ""})
 		}
 		groups[i].Steps = append(groups[i].Steps, drawStep(s, now))
 	}
@@ -125,6 +128,7 @@ func drawStep(s Step, now time.Time) stepRow {
 		row.Note = s.Title
 	}
 	if s.TotalBytes > 0 {
+		row.Moving, row.Percent = s.State == step.Running, percent(s.DoneBytes, s.TotalBytes)
 		row.Note += fmt.Sprintf(" (%s of %s)", size(s.DoneBytes), size(s.TotalBytes))
 	}
 	if !s.StartedAt.IsZero() {

@@ -39,10 +39,13 @@ func toneOfInstance(s fleet.InstanceState) tone {
 	return unknown
 }
 
-// age says how long ago t was, "never" for the zero time.
+// age says how long ago t was, "never" for the zero time, "just now" for less than a second.
 func age(t, now time.Time) string {
 	if t.IsZero() {
 		return "never"
+	}
+	if now.Sub(t) < time.Second {
+		return "just now"
 	}
 	return span(now.Sub(t)) + " ago"
 }
@@ -55,9 +58,9 @@ func span(d time.Duration) string {
 	case d < time.Second:
 		return fmt.Sprintf("%d ms", d.Milliseconds())
 	case d < 10*time.Second:
-		return fmt.Sprintf("%.1fs", d.Seconds())
+		return fmt.Sprintf("%.1f s", d.Seconds())
 	case d < 2*time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
+		return fmt.Sprintf("%d s", int(d.Seconds()))
 	case d < 2*time.Hour:
 		return fmt.Sprintf("%d min", int(d.Minutes()))
 	case d < 48*time.Hour:

@@ -4,6 +4,16 @@
   const say = text => { if (pulse) pulse.textContent = text; };
 
   // swap replaces each part that carries a data-key and differs; parts that are new or gone redraw the whole main.
+  // A report stands in the page at its full height, and is read again when what is said of it has changed.
+  const frame = document.querySelector('iframe.report');
+  const fit = () => { if (frame.contentDocument) frame.style.height = frame.contentDocument.documentElement.scrollHeight + 4 + 'px'; };
+  if (frame) {
+    frame.addEventListener('load', fit);
+    addEventListener('resize', fit);
+    fit();
+  }
+  const said = root => [...root.querySelectorAll('h1, .phase')].map(e => e.textContent).join();
+
   const swap = html => {
     const fresh = new DOMParser().parseFromString(html, 'text/html').querySelector('main');
     const main = document.querySelector('main');
@@ -18,6 +28,7 @@
       if (focus) { const e = document.getElementById(focus); if (e) e.focus({ preventScroll: true }); }
       return;
     }
+    if (frame && said(fresh) !== said(main)) frame.contentWindow.location.reload();
     const byKey = new Map([...fresh.querySelectorAll('[data-key]')].map(e => [e.dataset.key, e]));
     for (const old of main.querySelectorAll('[data-key]')) {
       const now = byKey.get(old.dataset.key);
@@ -54,7 +65,19 @@
     if (filter) filter.addEventListener('input', apply);
   };
   bind();
+  // Enter in the filter opens the first that is left; arrows walk from cell to cell.
+  const cells = () => [...document.querySelectorAll('li[data-find]:not([hidden]) a')];
+  const walk = key => {
+    const list = cells(), at = list.indexOf(document.activeElement);
+    if (at < 0) return false;
+    const row = list.filter(c => c.getBoundingClientRect().top === list[0].getBoundingClientRect().top).length;
+    const to = list[at + ({ ArrowRight: 1, ArrowLeft: -1, ArrowDown: row, ArrowUp: -row }[key] || 0)];
+    if (to) to.focus();
+    return true;
+  };
   document.addEventListener('keydown', e => {
+    if (e.key.startsWith('Arrow') && walk(e.key)) e.preventDefault();
+    if (e.key === 'Enter' && filter && document.activeElement === filter && filter.value && cells()[0]) cells()[0].click();
     if (e.key === '/' && filter && document.activeElement !== filter) { e.preventDefault(); filter.focus(); }
   });
 
