@@ -24,6 +24,9 @@ lab-down: ## takes the lab away, without residue
 	@$(GO) build -o $(BIN)/ ./lab/cmd/holdfast-lab
 	@$(BIN)/holdfast-lab --name $(LAB) down
 
+dash: ## programs, images and a pinned fleet of examples/dash, into bin/dash/: no registry, no Docker Engine, no root
+	@$(GO) -C examples/dash run ./cmd/dash-build -out $(CURDIR)/$(BIN)/dash
+
 setup: ## what the tests need from the distribution (asks for nothing that is there already)
 	@sh lab/setup.sh
 	@test -x $(BIN)/versitygw || { echo "setup: building versitygw, an S3 server to test against (two minutes the first time)"; \
