@@ -345,15 +345,24 @@ func (w *restore) makeOthers(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// fill brings the bytes, pack by pack, several packs at a time.
+// fetchers is how many packs are fetched at a time, ahead of those that are being written.
+const fetchers = 2
+
+// fill brings the bytes, pack by pack: some packs are fetched while others are written, so that neither
+// the store nor the disk waits for the other.
 func (w *restore) fill(ctx context.Context) error {
 	needs, err := w.needs(ctx)
 	if err != nil {
 		return err
 	}
-	numbers := make(chan uint32)
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
+	all, ctx := errgroup.WithContext(ctx)
+	writers := max(2, min(runtime.NumCPU(), 4))
+	numbers, fetched := make(chan uint32), make(chan *fetchedPack)
+	free := make(chan []byte, fetchers+writers+1) // what bounds the memory of packs on their way
+	for range cap(free) {
+		free <- nil
+	}
+	all.Go(func() error {
 		defer close(numbers)
 		for _, n := range packOrder(needs) {
 			if err := sendTo(ctx, numbers, n); err != nil {
@@ -362,21 +371,19 @@ func (w *restore) fill(ctx context.Context) error {
 		}
 		return nil
 	})
-	for range max(2, min(runtime.NumCPU(), 4)) {
-		group.Go(func() error {
-			f, err := newFiller(w)
-			if err != nil {
-				return err
-			}
-			for n := range numbers {
-				if err := f.pack(ctx, n, needs[n]); err != nil {
-					return err
-				}
-			}
-			return nil
+	var fetching sync.WaitGroup
+	fetching.Add(fetchers)
+	for range fetchers {
+		all.Go(func() error {
+			defer fetching.Done()
+			return w.fetchAll(ctx, numbers, needs, free, fetched)
 		})
 	}
-	return group.Wait()
+	all.Go(func() error { fetching.Wait(); close(fetched); return nil })
+	for range writers {
+		all.Go(func() error { return w.writeAll(fetched, free) })
+	}
+	return all.Wait()
 }
 
 func packOrder(needs map[uint32][]need) []uint32 {
@@ -446,12 +453,20 @@ func (w *restore) addNeeds(needs map[uint32][]need, t *target, lengths map[uint3
 	return ""
 }
 
-// filler brings the chunks of one pack after the other to their files.
+// filler fetches packs, or brings the chunks of fetched ones to their files.
 type filler struct {
 	w      *restore
 	reader *pack.Reader
 	local  []byte
-	buffer []byte
+}
+
+// fetchedPack holds what the needs lie in.
+type fetchedPack struct {
+	file   *packFile
+	table  *pack.Table
+	plain  readerAt
+	needs  []need
+	buffer []byte // to be given back
 }
 
 func newFiller(w *restore) (*filler, error) {
@@ -465,42 +480,87 @@ func newFiller(w *restore) (*filler, error) {
 // wholeAbove is the share of a pack above which it is read in one piece.
 const wholeAbove = 0.6
 
-// pack brings the chunks of one pack. Damage is noted, and ends nothing.
-func (f *filler) pack(ctx context.Context, number uint32, needs []need) error {
+// fetchAll fetches packs as long as there are numbers, each into a free buffer.
+func (w *restore) fetchAll(ctx context.Context, numbers <-chan uint32, needs map[uint32][]need, free chan []byte, to chan<- *fetchedPack) error {
+	f, err := newFiller(w)
+	if err != nil {
+		return err
+	}
+	for n := range numbers {
+		var buffer []byte
+		select {
+		case buffer = <-free:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		p, err := f.fetch(ctx, n, needs[n], buffer)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			free <- buffer
+			continue
+		}
+		if err := sendTo(ctx, to, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeAll writes what was fetched.
+func (w *restore) writeAll(from <-chan *fetchedPack, free chan<- []byte) error {
+	f, err := newFiller(w)
+	if err != nil {
+		return err
+	}
+	for p := range from {
+		if err := f.frames(p.file, p.table, p.plain, p.needs); err != nil {
+			return err
+		}
+		free <- p.buffer
+	}
+	return nil
+}
+
+// fetch gives nil for a pack of which nothing is needed, or that is damaged: that is noted, and ends nothing.
+func (f *filler) fetch(ctx context.Context, number uint32, needs []need, buffer []byte) (*fetchedPack, error) {
 	file, id, err := f.w.file(ctx, number)
 	if err != nil {
-		return f.damage(needs, err)
+		return nil, f.damage(needs, err)
 	}
 	defer func() { f.w.fetched.Add(file.read) }()
 	table, plain, size, err := f.w.table(file, id, number, f.reader)
 	if err != nil {
-		return f.damage(needs, err)
+		return nil, f.damage(needs, err)
 	}
 	if needs, err = f.keepRight(table, needs); err != nil || len(needs) == 0 {
-		return err
+		return nil, err
 	}
-	if err := f.load(file, table, needs, size); err != nil {
-		return f.damage(needs, gone(err))
+	p := &fetchedPack{file: file, table: table, plain: plain, needs: needs, buffer: buffer}
+	if err := p.load(size); err != nil {
+		return nil, f.damage(needs, gone(err))
 	}
-	return f.frames(file, table, plain, needs)
+	return p, nil
 }
 
 // load fetches what the needs lie in.
-func (f *filler) load(file *packFile, table *pack.Table, needs []need, size int64) error {
+func (p *fetchedPack) load(size int64) error {
 	var spans []span
 	sum, last := int64(0), uint32(1<<32-1)
-	for _, n := range needs {
-		if frame := table.Chunks[n.ordinal].Frame; frame != last {
-			x := table.Frames[frame]
+	for _, n := range p.needs {
+		if frame := p.table.Chunks[n.ordinal].Frame; frame != last {
+			x := p.table.Frames[frame]
 			spans = append(spans, span{x.Offset, int64(x.Length)})
 			sum, last = sum+int64(x.Length), frame
 		}
 	}
+	file := p.file
 	if float64(sum) < wholeAbove*float64(size) {
 		return file.ahead(spans, size)
 	}
-	data, err := wholePack(file.ctx, file.store, file.name, f.buffer)
-	f.buffer = data
+	data, err := wholePack(file.ctx, file.store, file.name, p.buffer)
+	p.buffer = data
 	file.read += int64(len(data))
 	if err != nil {
 		return err
