@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -39,10 +38,8 @@ type Bench struct {
 // Build compiles the test program, static, and gives its path.
 func Build(t testing.TB) string {
 	t.Helper()
-	_, here, _, _ := runtime.Caller(0)
 	program := filepath.Join(t.TempDir(), "app")
-	build := exec.Command("go", "build", "-o", program, "./testdata/app")
-	build.Dir = filepath.Dir(here)
+	build := exec.Command("go", "build", "-o", program, "holdfast/internal/agent/agenttest/testdata/app")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the test program: %v\n%s", err, out)
