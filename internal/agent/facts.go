@@ -17,25 +17,22 @@ import (
 	"holdfast/internal/link"
 )
 
-// How often facts are told. A change is told at once, as somebody may be waiting for it behind the edge; those that
-// come with it follow a little later, so that telling takes no more than a tenth of the agent's time. Without a change
-// facts are told anyway, as the sign of life that the server goes by.
+// How often facts are told. A change is told at once, as somebody may be waiting for it behind the edge, and what comes
+// with it a little later. Without a change facts are told anyway, as the sign of life that the server goes by.
 const (
-	factsSoon  = 50 * time.Millisecond
-	factsShare = 10
+	factsSoon  = 100 * time.Millisecond
 	factsEvery = 5 * time.Second
 )
 
 // tellFacts reports the node's facts until ctx ends.
 func (a *Agent) tellFacts(ctx context.Context) error {
 	for ctx.Err() == nil {
-		began := time.Now()
 		if err := a.reportFacts(ctx); Broken(err) {
 			return err
 		} else if err != nil {
 			a.Log.Error("facts were not kept", "error", err)
 		}
-		rest(ctx, min(max(factsSoon, factsShare*time.Since(began)), factsEvery/2))
+		rest(ctx, factsSoon)
 		waitChanged(ctx, a.Spool.changed)
 	}
 	return nil

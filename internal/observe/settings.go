@@ -41,18 +41,17 @@ type mark struct {
 
 const (
 	pollEvery = time.Second           // what a missed ring costs
-	restAfter = 20 * time.Millisecond // a burst of claims or facts becomes one derivation
-	restShare = 2                     // at least so many times what the last one took: in a storm, orders come first
+	restAfter = 40 * time.Millisecond // a burst of claims or facts becomes one derivation
 )
 
 // Run derives and pushes settings until ctx ends.
 func (s *Settings) Run(ctx context.Context) error {
 	for {
-		ring, began := s.Observer.DB.Doorbell.Wait(), time.Now()
+		ring := s.Observer.DB.Doorbell.Wait()
 		if err := s.Refresh(ctx); err != nil && ctx.Err() == nil {
 			s.Log.Error("settings were not derived", "err", err)
 		}
-		if !pause(ctx, nil, max(restAfter, min(restShare*time.Since(began), pollEvery))) || !pause(ctx, ring, pollEvery) {
+		if !pause(ctx, nil, restAfter) || !pause(ctx, ring, pollEvery) {
 			return nil
 		}
 	}

@@ -365,21 +365,17 @@ func (s *Store) Get(ctx context.Context, name string, offset, length int64) (io.
 const maxWindow = 20 << 20
 
 // window reads a range that fits into memory, with many requests on their way at once.
-func (s *Store) window(ctx context.Context, p string, offset, length int64) (data []byte, size int64, err error) {
+func (s *Store) window(ctx context.Context, p string, offset, wanted int64) (data []byte, size int64, err error) {
 	err = s.do(ctx, func(c *sftp.Client) error {
-		f, err := c.Open(p)
+		f, length, err := openSized(c, p)
 		if err != nil {
 			return translate(err)
 		}
-		defer f.Close()
-		info, err := f.Stat()
-		if err != nil {
-			return translate(err)
-		}
-		size = info.Size()
+		size = length
+		defer func() { go f.Close() }() // whether the server lets go of what was only read is not worth waiting for
 		n := max(size-offset, 0)
-		if length >= 0 {
-			n = min(n, length)
+		if wanted >= 0 {
+			n = min(n, wanted)
 		}
 		data = make([]byte, min(n, maxWindow))
 		if len(data) == 0 {
@@ -395,6 +391,28 @@ func (s *Store) window(ctx context.Context, p string, offset, length int64) (dat
 		return translate(err)
 	})
 	return data, size, err
+}
+
+// openSized opens a file and learns its length in one round trip: both are asked for at once.
+func openSized(c *sftp.Client, p string) (f *sftp.File, size int64, err error) {
+	type look struct {
+		info os.FileInfo
+		err  error
+	}
+	looked := make(chan look, 1)
+	go func() {
+		info, err := c.Stat(p)
+		looked <- look{info, err}
+	}()
+	f, err = c.Open(p)
+	seen := <-looked
+	switch {
+	case err != nil:
+		return nil, 0, err
+	case seen.err != nil:
+		return nil, 0, errors.Join(seen.err, f.Close())
+	}
+	return f, seen.info.Size(), nil
 }
 
 // stream gives window after window.
