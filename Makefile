@@ -7,7 +7,7 @@ OUT      ?=
 ONCE     ?=
 LAB      ?= lab
 
-.PHONY: demo lab lab-down test check bench build setup clean
+.PHONY: demo lab lab-down test mutate check bench build setup clean
 
 build: ## the programs, into bin/
 	@echo "build: compiling holdfast (the first time takes a few minutes on two cores)"
@@ -38,6 +38,9 @@ test: setup ## every test
 	$(GO) test -count=1 -timeout 18m ./...
 	$(GO) -C examples/dash vet ./...
 	$(GO) -C examples/dash test -count=1 -timeout 18m ./...
+
+mutate: ## every check of the vault switched off in turn: the test named beside it must go red (about a minute)
+	$(GO) test -tags mutate -count=1 -timeout 10m -run TestRemovedChecksAreMissed ./internal/vault
 
 check: ## format, vet and lint, with the pinned linter
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

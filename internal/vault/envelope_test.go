@@ -121,7 +121,7 @@ func TestUnusableKeysAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	revoked.run("--import", files[0])
-	for want, key := range map[string]string{"expired": expired.run("--armor", "--export"), "revoked": revoked.run("--armor", "--export")} {
+	for want, key := range map[string]string{"the key expired": expired.run("--armor", "--export"), "the key is revoked": revoked.run("--armor", "--export")} {
 		if err := vault.CheckRecipient(key, time.Now()); !errors.Is(err, vault.ErrWrongKey) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s key: %v", want, err)
 		}

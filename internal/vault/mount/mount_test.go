@@ -43,7 +43,9 @@ func mounted(t *testing.T) (src, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	show(t, dir, all, func(ctx context.Context, s string) (*vault.View, error) { return repo.View(ctx, s, []vault.EpochIdentity{id}) })
+	show(t, dir, all, func(ctx context.Context, s string) (*vault.View, error) {
+		return repo.View(ctx, s, []vault.EpochIdentity{id})
+	})
 	return src, dir
 }
 

@@ -91,6 +91,65 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// TestWrongChunksAreRefused has a table that is right and frames that are not what it says.
+func TestWrongChunksAreRefused(t *testing.T) {
+	keys, id := seal.Derive([32]byte{1}), identity(t)
+	b, err := NewBuilder(keys, id.Recipient())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Add(keys.Hasher().ID([]byte("what was meant")), []byte("something else"), func() []byte { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	s, err := b.Seal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, size, err := age.DecryptReaderAt(bytes.NewReader(s.Body), int64(len(s.Body)), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := NewReader(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := r.Table(plain, size, s.MAC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame, err := r.Frame(plain, table.Frames[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := r.Chunk(frame, table.Chunks[0]); err == nil {
+		t.Fatalf("%q was taken for another chunk", data)
+	}
+	table.Frames[0].Raw--
+	if _, err := r.Frame(plain, table.Frames[0]); err == nil {
+		t.Fatal("a frame of another length was taken")
+	}
+}
+
+// TestChunksStayInTheirFrames refuses tables that reach out, and numbers that a writer would not write.
+func TestChunksStayInTheirFrames(t *testing.T) {
+	good := Table{Frames: []Frame{{0, 10, 100}}, Chunks: []Chunk{{Offset: 50, Length: 50}}}
+	if _, err := ParseTable(good.Encode()); err != nil {
+		t.Fatal(err)
+	}
+	for what, bad := range map[string]Table{
+		"reaches out":     {Frames: good.Frames, Chunks: []Chunk{{Offset: 51, Length: 50}}},
+		"unknown frame":   {Frames: good.Frames, Chunks: []Chunk{{Frame: 1}}},
+		"frame too large": {Frames: []Frame{{0, 10, MaxFrame + 1}}},
+	} {
+		if _, err := ParseTable(bad.Encode()); err == nil {
+			t.Errorf("%s: taken", what)
+		}
+	}
+	if _, err := ParseTable(append(good.Encode(), 0)); err == nil {
+		t.Error("bytes behind the table were taken")
+	}
+}
+
 // TestStockTools holds the promise that a pack is age, zstd and tar and nothing else.
 func TestStockTools(t *testing.T) {
 	id, all := identity(t), chunks(2, 20)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,7 +81,7 @@ func TestHeaderIsTar(t *testing.T) {
 }
 
 func TestPathsThatClimb(t *testing.T) {
-	for _, p := range []string{"", "/etc/passwd", "..", "a/../b", "../x", "a/..", "a//b", "a/./b", "./a", "a/"} {
+	for _, p := range []string{"", "/etc/passwd", "..", "a/../b", "../x", "a/..", "a//b", "a/./b", "./a", "a/", strings.Repeat("y", 300) + "\x00b"} {
 		e := &Entry{Path: p, Kind: File, ModTime: time.Unix(0, 0)}
 		if got, _, err := ParseHeader(AppendHeader(nil, e)); err == nil {
 			t.Errorf("%q was taken as %q", p, got.Path)
