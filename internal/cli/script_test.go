@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -28,6 +29,12 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
+			l, err := net.Listen("tcp", "127.0.0.1:0") // a port for the script's own sshd
+			if err != nil {
+				return err
+			}
+			defer l.Close()
+			env.Setenv("SSH_PORT", strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
 			env.Setenv("TZ", "UTC")
 			env.Setenv("XDG_CONFIG_HOME", env.WorkDir+"/config")
 			return nil
