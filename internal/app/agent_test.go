@@ -1,3 +1,5 @@
+//go:build !slim
+
 package app
 
 import (
@@ -7,6 +9,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +21,7 @@ import (
 	"holdfast/internal/link/linktest"
 	"holdfast/internal/problem"
 	"holdfast/internal/step"
+	"holdfast/internal/vault/s3/s3test"
 )
 
 func nodeOf(t *testing.T, register *linktest.Register, url string, roles ...fleet.Role) Agent {
@@ -74,8 +78,39 @@ func newSigner(t *testing.T) ssh.Signer {
 
 // A node with role vault lets in whom the grants name, for the repository they name, and nobody else.
 func TestAVaultObeysItsGrants(t *testing.T) {
+	t.Run("in a folder", func(t *testing.T) { vaultObeys(t, "") })
+	t.Run("in a bucket", func(t *testing.T) {
+		storage, at := s3test.New(t)
+		t.Setenv("AWS_ACCESS_KEY_ID", at.AccessKey)
+		t.Setenv("AWS_SECRET_ACCESS_KEY", at.SecretKey)
+		vaultObeys(t, "s3://"+at.Endpoint+"/vault/par1?plain=1&region=here")
+		if names := storage.Names(); !slices.Equal(names, []string{"par1/acme/config.json", "par1/globex/config.json"}) {
+			t.Errorf("in the bucket are %q", names)
+		}
+	})
+}
+
+func TestAVaultInABucketThatCannotBe(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "")
+	for bucket, want := range map[string]string{
+		"s3://store.example/backups": "the agent did not start: the bucket s3://store.example/backups has no credentials",
+		"s3://store.example":         `repository "s3://store.example": endpoint or bucket is missing`,
+		"/var/backups":               `repository "/var/backups": endpoint or bucket is missing`,
+	} {
+		register, server := linktest.Up(t)
+		a := nodeOf(t, register, server.URL, fleet.RoleVault)
+		a.Vault.Bucket = bucket
+		if err := RunAgent(t.Context(), a); problem.KindOf(err) != problem.Usage || err.Error() != want {
+			t.Errorf("%s: %v", bucket, err)
+		}
+	}
+}
+
+func vaultObeys(t *testing.T, bucket string) {
 	register, server := linktest.Up(t)
-	end := start(t, nodeOf(t, register, server.URL, fleet.RoleVault))
+	a := nodeOf(t, register, server.URL, fleet.RoleVault)
+	a.Vault.Bucket = bucket
+	end := start(t, a)
 	var facts fleet.NodeFacts
 	linktest.Until(t, "the vault listens", func() (ok bool) {
 		facts, ok = newestFacts(register, func(f fleet.NodeFacts) bool { return f.VaultAddr != "" })

@@ -47,20 +47,17 @@ func OpenStore(ctx context.Context, address string) (vault.Store, error) {
 	case "sftp":
 		return dialSFTP(ctx, u)
 	case "s3":
-		return openS3(ctx, u)
+		return openS3(ctx, address)
 	}
 	return nil, problem.New(problem.Usage, "use a path, sftp:// or s3://", "repository %q: no store is called %q", address, scheme)
 }
 
-func openS3(ctx context.Context, u *url.URL) (vault.Store, error) {
-	bucket, prefix, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
-	if u.Host == "" || bucket == "" {
-		return nil, problem.New(problem.Usage, "s3://endpoint/bucket/prefix", "repository %q: endpoint or bucket is missing", u.Redacted())
+func openS3(ctx context.Context, address string) (vault.Store, error) {
+	config, err := bucketConfig(address)
+	if err != nil {
+		return nil, err
 	}
-	return s3.Open(ctx, s3.Config{
-		Endpoint: u.Host, Bucket: bucket, Prefix: prefix, Region: u.Query().Get("region"), Plain: u.Query().Get("plain") == "1",
-		AccessKey: os.Getenv("AWS_ACCESS_KEY_ID"), SecretKey: os.Getenv("AWS_SECRET_ACCESS_KEY"),
-	})
+	return s3.Open(ctx, config)
 }
 
 func dialSFTP(ctx context.Context, u *url.URL) (vault.Store, error) {

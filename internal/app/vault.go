@@ -21,6 +21,7 @@ import (
 type VaultSettings struct {
 	Listen string // host:port of its SFTP listener; "" = port 7422 of the node's address
 	Dir    string // where the repositories lie; "" = vault/ in the data directory
+	Bucket string // s3://endpoint/bucket/prefix, where they lie instead; Dir then holds uploads until they are whole
 }
 
 // VaultPort is where a vault listens unless told otherwise.
@@ -28,7 +29,8 @@ const VaultPort = "7422"
 
 // vaultPart serves the repositories of a vault to the nodes that the server's grants name.
 type vaultPart struct {
-	key ssh.PublicKey
+	key    ssh.PublicKey
+	bucket func(ctx context.Context, prefix string) (serve.Bucket, error) // nil = repositories lie in a folder
 
 	mu     sync.Mutex // guards the rest
 	addr   string
@@ -36,24 +38,45 @@ type vaultPart struct {
 }
 
 // vault opens the vault of this node, when that is a role of it.
-func (p *nodeProcess) vault(context.Context) error {
+func (p *nodeProcess) vault(ctx context.Context) error {
 	if !slices.Contains(p.Self.Roles, fleet.RoleVault) {
 		return nil
 	}
 	v := &vaultPart{key: p.config.Identity.HostKey.PublicKey()}
+	if p.Vault.Bucket != "" {
+		open, err := bucketAt(p.Vault.Bucket)
+		if err != nil {
+			return err
+		}
+		v.bucket = open
+		p.look(ctx, open)
+	}
 	p.config.Settings.Grants = v.Grants
 	p.config.Facts = append(p.config.Facts, v.Facts)
 	p.runs = append(p.runs, v.listener(p.Agent, p.config.Identity.HostKey, p.spool.Changed).Run)
 	return nil
 }
 
+// look says at the start whether the bucket answers. One that does not is no reason to end: each session opens it anew.
+func (p *nodeProcess) look(ctx context.Context, open func(context.Context, string) (serve.Bucket, error)) {
+	bucket, err := open(ctx, "")
+	if err != nil {
+		p.Log.Error("the bucket of this vault does not answer: no backup is taken or given until it does", "bucket", p.Vault.Bucket, "error", err)
+		return
+	}
+	p.warn("bucket", bucket.Close())
+}
+
 func (v *vaultPart) listener(a Agent, hostKey ssh.Signer, changed func()) *serve.Listener {
-	l := &serve.Listener{Addr: a.Vault.Listen, Root: a.Vault.Dir, HostKey: hostKey, Authorize: v.authorize, Log: a.Log.With(slog.String("part", "vault"))}
+	l := &serve.Listener{Addr: a.Vault.Listen, Root: a.Vault.Dir, Bucket: v.bucket, HostKey: hostKey, Authorize: v.authorize, Log: a.Log.With(slog.String("part", "vault"))}
 	if l.Addr == "" {
 		l.Addr = net.JoinHostPort(a.Self.Address, VaultPort)
 	}
 	if l.Root == "" {
 		l.Root = filepath.Join(a.Dir, "vault")
+	}
+	if v.bucket != nil {
+		l.Root = filepath.Join(l.Root, "uploads")
 	}
 	l.Ready = func(at net.Addr) {
 		v.mu.Lock()

@@ -78,6 +78,7 @@ func (f *agentFlags) bind(cmd *cobra.Command) {
 	flags.StringVar(&f.Edge.ACME.CAFile, "acme-ca", "", "role edge: PEM file of the authority that signed the ACME issuer's own certificate")
 	flags.StringVar(&f.Vault.Listen, "vault-listen", "", "role vault: address of the backup listener (default: port "+app.VaultPort+" of --address)")
 	flags.StringVar(&f.Vault.Dir, "vault-dir", "", "role vault: where repositories lie (default: vault/ in the data directory)")
+	flags.StringVar(&f.Vault.Bucket, "vault-bucket", "", "role vault: s3://endpoint/bucket/prefix[?region=R] where repositories lie instead; credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 }
 

@@ -188,6 +188,16 @@ func (s *Store) List(ctx context.Context, folder string) ([]vault.Object, error)
 	return out, ctx.Err()
 }
 
+// Size tells the length of one object; the error is vault.ErrNotFound when there is none.
+func (s *Store) Size(ctx context.Context, name string) (int64, error) {
+	key, err := s.key(name)
+	if err != nil {
+		return 0, err
+	}
+	info, err := s.client.StatObject(ctx, s.config.Bucket, key, minio.StatObjectOptions{})
+	return info.Size, translate(err)
+}
+
 // Delete implements vault.Store.
 func (s *Store) Delete(ctx context.Context, name string) error {
 	key, err := s.key(name)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -18,8 +20,11 @@ const noFollow = unix.O_NOFOLLOW
 // Listener is an SSH server that speaks SFTP with grants and nothing else: no shell, no
 // forwarding. It needs neither root nor the system's sshd.
 type Listener struct {
-	Addr    string // host:port; port 0 takes a free one
-	Root    string // the directory below which grants lie
+	Addr string // host:port; port 0 takes a free one
+	Root string // the directory below which grants lie; with Bucket, where uploads wait
+	// Bucket opens the repository of a grant's prefix in an object storage; nil means that repositories lie in Root.
+	// It is asked at every session.
+	Bucket  func(ctx context.Context, prefix string) (Bucket, error)
 	HostKey ssh.Signer
 	// Authorize gives the grant of a key that logs in as user, which names the repository it asks for: a node has
 	// one key and writes many. It is asked at every login.
@@ -34,6 +39,11 @@ const handshakeTime = 20 * time.Second
 
 // Run serves until ctx ends, then hangs up and waits for all sessions to end.
 func (l *Listener) Run(ctx context.Context) error {
+	if l.Bucket != nil {
+		if err := emptySpool(l.Root); err != nil {
+			return err
+		}
+	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", l.Addr)
 	if err != nil {
 		return fmt.Errorf("listen for ssh on %s: %w", l.Addr, err)
@@ -141,9 +151,36 @@ func (l *Listener) session(ctx context.Context, channel ssh.Channel, requests <-
 			continue
 		}
 		go answer(requests)
-		if err := Serve(channel, l.Root, g); err != nil {
+		if err := l.serve(ctx, channel, g); err != nil {
 			l.log().WarnContext(ctx, "vault session broke", "prefix", g.Prefix, "error", err)
 		}
 		return
 	}
+}
+
+func (l *Listener) serve(ctx context.Context, channel ssh.Channel, g Grant) error {
+	if l.Bucket == nil {
+		return Serve(channel, l.Root, g)
+	}
+	bucket, err := l.Bucket(ctx, g.Prefix)
+	if err != nil {
+		return err
+	}
+	defer bucket.Close()
+	return ServeBucket(channel, bucket, l.Root, g)
+}
+
+// emptySpool makes the folder of uploads, and takes out what a process that was killed left there.
+func emptySpool(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make room for uploads: %w", err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "upload-*"))
+	for _, one := range left {
+		err = errors.Join(err, os.RemoveAll(one))
+	}
+	if err != nil {
+		return fmt.Errorf("take out old uploads: %w", err)
+	}
+	return nil
 }

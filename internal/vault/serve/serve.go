@@ -11,16 +11,15 @@
 package serve
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/pkg/sftp"
 )
@@ -42,8 +41,29 @@ type Grant struct {
 
 // Serve speaks SFTP on conn until the client hangs up. root is a directory of this machine.
 func Serve(conn io.ReadWriteCloser, root string, g Grant) error {
-	h := &handler{root: root, dir: filepath.Join(root, filepath.FromSlash(path.Clean("/"+g.Prefix))), prefix: path.Clean("/" + g.Prefix), rights: g.Rights, uploads: map[string]bool{}}
-	defer h.cleanUp()
+	dir := filepath.Join(root, filepath.FromSlash(path.Clean("/"+g.Prefix)))
+	return serveShelf(conn, &folder{root: root, dir: dir, uploads: map[string]bool{}}, g)
+}
+
+// shelf is where a repository's objects lie: a folder of this machine or an object storage. Its errors go to the
+// client, so they name no path of this machine. Create makes an upload, which has no name until keep gives it one.
+type shelf interface {
+	open(ctx context.Context, folder, name string) (io.ReaderAt, error)
+	create(upload string) (io.WriterAt, error)
+	keep(ctx context.Context, upload, folder, name string) error
+	remove(ctx context.Context, folder, name string) error
+	mkdir(folder string) error
+	list(ctx context.Context, folder string) ([]fs.FileInfo, error)
+	stat(ctx context.Context, folder, name string) (fs.FileInfo, error)
+	// ancestor stands for any directory on the way to the repository.
+	ancestor() (fs.FileInfo, error)
+	// close removes what a broken session left.
+	close()
+}
+
+func serveShelf(conn io.ReadWriteCloser, on shelf, g Grant) error {
+	defer on.close()
+	h := &handler{prefix: path.Clean("/" + g.Prefix), rights: g.Rights, on: on}
 	server := sftp.NewRequestServer(conn, sftp.Handlers{FileGet: h, FilePut: h, FileCmd: h, FileList: h}, sftp.WithRSMaxTxPacket(255<<10))
 	defer server.Close()
 	if err := server.Serve(); err != nil && !errors.Is(err, io.EOF) {
@@ -54,11 +74,9 @@ func Serve(conn io.ReadWriteCloser, root string, g Grant) error {
 
 // handler answers for one session.
 type handler struct {
-	root, dir, prefix string
-	rights            Rights
-
-	mu      sync.Mutex
-	uploads map[string]bool // unfinished, of this session
+	prefix string
+	rights Rights
+	on     shelf
 }
 
 // denied is the answer to all that the grant does not hold.
@@ -75,7 +93,7 @@ var (
 	upload  = regexp.MustCompile(`^[A-Z2-7]{26}$`)
 	created = map[string]*regexp.Regexp{"packs": hashed, "index": hashed, "manifests": hashed, "snapshots": listed, "epochs": epoch, "locks": lock}
 	fixed   = []string{"config.json", "sums", "RESTORE.md", "restore.sh"}
-	folders = []string{"packs", "index", "manifests", "snapshots", "epochs", "locks", "tmp", "proofs", "condemned"}
+	known   = []string{"packs", "index", "manifests", "snapshots", "epochs", "locks", "tmp", "proofs", "condemned"}
 )
 
 // split turns a client's path into folder and name: "" and "" for the repository, "packs" and "" for a folder.
@@ -90,18 +108,16 @@ func (h *handler) split(p string) (folder, name string, err error) {
 	}
 	folder, name, deep := strings.Cut(rest, "/")
 	if !deep {
-		if slices.Contains(folders, folder) {
+		if slices.Contains(known, folder) {
 			return folder, "", nil
 		}
 		return "", folder, nil
 	}
-	if strings.Contains(name, "/") || !slices.Contains(folders, folder) {
+	if strings.Contains(name, "/") || !slices.Contains(known, folder) {
 		return "", "", denied
 	}
 	return folder, name, nil
 }
-
-func (h *handler) local(folder, name string) string { return filepath.Join(h.dir, folder, name) }
 
 // mayRead tells what Write alone may read: what it needs to know what is stored, and nothing that is in a backup.
 func (h *handler) mayRead(folder, name string) bool {
@@ -151,45 +167,7 @@ func (h *handler) Fileread(r *sftp.Request) (io.ReaderAt, error) {
 	if !h.mayRead(folder, name) {
 		return nil, denied
 	}
-	f, err := openRegular(h.local(folder, name), os.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
-}
-
-// openRegular opens no links and no devices.
-func openRegular(path string, flags int) (*os.File, error) {
-	f, err := os.OpenFile(path, flags|noFollow, 0o600)
-	if err != nil {
-		return nil, plain(err)
-	}
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		f.Close()
-		return nil, denied
-	}
-	return f, nil
-}
-
-// plain takes the paths of this machine off an error.
-func plain(err error) error {
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return sftp.ErrSSHFxNoSuchFile
-	case errors.Is(err, fs.ErrPermission):
-		return denied
-	case errors.Is(err, fs.ErrExist):
-		return fs.ErrExist
-	}
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		return p.Err
-	}
-	var l *os.LinkError
-	if errors.As(err, &l) {
-		return l.Err
-	}
-	return err
+	return h.on.open(r.Context(), folder, name)
 }
 
 // Filewrite implements sftp.FileWriter: only new uploads.
@@ -201,39 +179,7 @@ func (h *handler) Filewrite(r *sftp.Request) (io.WriterAt, error) {
 	if folder != "tmp" || !upload.MatchString(name) || !(h.rights.Write || h.rights.Prune) {
 		return nil, denied
 	}
-	if err := os.MkdirAll(h.local("tmp", ""), 0o700); err != nil {
-		return nil, plain(err)
-	}
-	f, err := openRegular(h.local(folder, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL)
-	if err != nil {
-		return nil, err
-	}
-	h.note(name, true)
-	return durable{f}, nil
-}
-
-// durable syncs before it closes: the client's success means that the bytes are on the disk.
-type durable struct{ *os.File }
-
-func (d durable) Close() error { return plain(errors.Join(d.Sync(), d.File.Close())) }
-
-func (h *handler) note(name string, open bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if open {
-		h.uploads[name] = true
-	} else {
-		delete(h.uploads, name)
-	}
-}
-
-// cleanUp removes what a broken session left.
-func (h *handler) cleanUp() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for name := range h.uploads {
-		_ = os.Remove(h.local("tmp", name))
-	}
+	return h.on.create(name)
 }
 
 // Filecmd implements sftp.FileCmder.
@@ -244,12 +190,12 @@ func (h *handler) Filecmd(r *sftp.Request) error {
 	}
 	switch r.Method {
 	case "Rename":
-		return h.rename(folder, name, r.Target)
+		return h.rename(r.Context(), folder, name, r.Target)
 	case "Remove":
 		if name == "" || !h.mayRemove(folder) {
 			return denied
 		}
-		return plain(os.Remove(h.local(folder, name)))
+		return h.on.remove(r.Context(), folder, name)
 	case "Mkdir":
 		return h.mkdir(folder, name)
 	}
@@ -257,7 +203,7 @@ func (h *handler) Filecmd(r *sftp.Request) error {
 }
 
 // rename gives an upload of this session its name, unless the name is taken.
-func (h *handler) rename(folder, name, target string) error {
+func (h *handler) rename(ctx context.Context, folder, name, target string) error {
 	toFolder, toName, err := h.split(target)
 	if err != nil {
 		return err
@@ -265,23 +211,7 @@ func (h *handler) rename(folder, name, target string) error {
 	if folder != "tmp" || !upload.MatchString(name) || !h.mayCreate(toFolder, toName) {
 		return denied
 	}
-	from, to := h.local(folder, name), h.local(toFolder, toName)
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-		return plain(err)
-	}
-	if err := os.Link(from, to); err != nil {
-		return plain(err)
-	}
-	h.note(name, false)
-	return plain(errors.Join(os.Remove(from), syncDir(filepath.Dir(to))))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return h.on.keep(ctx, name, toFolder, toName)
 }
 
 // mkdir makes the repository's directory and its folders.
@@ -289,13 +219,14 @@ func (h *handler) mkdir(folder, name string) error {
 	if name != "" || !(h.rights.Write || h.rights.Prune) {
 		return denied
 	}
-	return plain(os.MkdirAll(h.local(folder, ""), 0o700))
+	return h.on.mkdir(folder)
 }
 
 // Filelist implements sftp.FileLister.
 func (h *handler) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
 	if r.Method != "List" && h.leadsThere(r.Filepath) {
-		return h.ancestor()
+		info, err := h.on.ancestor()
+		return infos{info}, err
 	}
 	folder, name, err := h.split(r.Filepath)
 	if err != nil {
@@ -309,13 +240,11 @@ func (h *handler) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
 		if name != "" {
 			return nil, sftp.ErrSSHFxNoSuchFile
 		}
-		return list(h.local(folder, ""))
+		all, err := h.on.list(r.Context(), folder)
+		return infos(all), err
 	case "Stat", "Lstat":
-		info, err := os.Lstat(h.local(folder, name))
-		if err != nil {
-			return nil, plain(err)
-		}
-		return infos{info}, nil
+		info, err := h.on.stat(r.Context(), folder, name)
+		return infos{info}, err
 	}
 	return nil, denied
 }
@@ -326,31 +255,8 @@ func (h *handler) leadsThere(p string) bool {
 	return p != h.prefix && strings.HasPrefix(h.prefix, strings.TrimSuffix(p, "/")+"/")
 }
 
-// ancestor shows the root in place of any directory on the way to the repository.
-func (h *handler) ancestor() (sftp.ListerAt, error) {
-	info, err := os.Lstat(h.root)
-	if err != nil {
-		return nil, plain(err)
-	}
-	return infos{info}, nil
-}
-
 // Lstat implements sftp.LstatFileLister.
 func (h *handler) Lstat(r *sftp.Request) (sftp.ListerAt, error) { return h.Filelist(r) }
-
-func list(dir string) (sftp.ListerAt, error) {
-	all, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, plain(err)
-	}
-	var out infos
-	for _, d := range all {
-		if info, err := d.Info(); err == nil {
-			out = append(out, info)
-		}
-	}
-	return out, nil
-}
 
 // infos implements sftp.ListerAt.
 type infos []fs.FileInfo

@@ -19,6 +19,8 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"holdfast/internal/vault"
+	"holdfast/internal/vault/s3"
+	"holdfast/internal/vault/s3/s3test"
 	"holdfast/internal/vault/serve"
 	"holdfast/internal/vault/sftp"
 	"holdfast/internal/vault/vaulttest"
@@ -39,13 +41,27 @@ func newSigner(t testing.TB) (ssh.Signer, ed25519.PrivateKey) {
 
 // ours runs our listener and returns how to reach it.
 func ours(t testing.TB, rights serve.Rights) sftp.Config {
+	return listening(t, rights, nil)
+}
+
+// bucketed is our server over an object storage, which each session opens for itself.
+func bucketed(t testing.TB, rights serve.Rights) sftp.Config {
+	_, at := s3test.New(t)
+	return listening(t, rights, func(ctx context.Context, prefix string) (serve.Bucket, error) {
+		mine := at
+		mine.Prefix = prefix
+		return s3.Open(ctx, mine)
+	})
+}
+
+func listening(t testing.TB, rights serve.Rights, bucket func(context.Context, string) (serve.Bucket, error)) sftp.Config {
 	t.Helper()
 	hostKey, _ := newSigner(t)
 	client, _ := newSigner(t)
 	ready := make(chan net.Addr, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	l := &serve.Listener{Addr: "127.0.0.1:0", Root: t.TempDir(), HostKey: hostKey, Ready: func(a net.Addr) { ready <- a },
+	l := &serve.Listener{Addr: "127.0.0.1:0", Root: t.TempDir(), Bucket: bucket, HostKey: hostKey, Ready: func(a net.Addr) { ready <- a },
 		Authorize: func(_ string, k ssh.PublicKey) (serve.Grant, bool) {
 			return serve.Grant{Prefix: "acme", Rights: rights}, string(k.Marshal()) == string(client.PublicKey().Marshal())
 		}}
@@ -136,6 +152,9 @@ func open(t testing.TB, c sftp.Config) vault.Store {
 func TestConformance(t *testing.T) {
 	servers := map[string]func(testing.TB) sftp.Config{
 		"ours": func(t testing.TB) sftp.Config { return ours(t, serve.Rights{Write: true, Read: true, Prune: true}) },
+		"ours, over S3": func(t testing.TB) sftp.Config {
+			return bucketed(t, serve.Rights{Write: true, Read: true, Prune: true})
+		},
 	}
 	if _, err := os.Stat("/usr/sbin/sshd"); err == nil {
 		servers["plain sshd"] = plain
