@@ -6,8 +6,9 @@ INSTANCES ?= 12
 OUT      ?=
 ONCE     ?=
 LAB      ?= lab
+STORY    ?=
 
-.PHONY: demo lab lab-down test mutate check bench build setup clean
+.PHONY: demo lab lab-down skewed e2e dash test mutate check bench build setup clean
 
 build: ## the programs, into bin/
 	@echo "build: compiling holdfast (the first time takes a few minutes on two cores)"
@@ -26,6 +27,13 @@ lab-down: ## takes the lab away, without residue
 
 dash: ## programs, images and a pinned fleet of examples/dash, into bin/dash/: no registry, no Docker Engine, no root
 	@$(GO) -C examples/dash run ./cmd/dash-build -out $(CURDIR)/$(BIN)/dash
+
+skewed: ## the agent that `holdfast-lab skew` needs; the first time takes minutes
+	@$(GO) build -o $(BIN)/ ./lab/cmd/holdfast-lab
+	@$(BIN)/holdfast-lab build-skewed . $(BIN)
+
+e2e: setup ## every story, one line each: make e2e [STORY=name]
+	@$(GO) run ./test/e2e/stories $(STORY)
 
 setup: ## what the tests need from the distribution (asks for nothing that is there already)
 	@sh lab/setup.sh

@@ -102,6 +102,9 @@ func (l *Lab) Heal(ctx context.Context, place string) error {
 	if l.siteIndex(place) < 0 {
 		return l.plug(ctx, place, "up")
 	}
+	if err := l.Slow(ctx, place, 0); err != nil {
+		return err
+	}
 	cuts, err := l.cuts(ctx)
 	if err != nil {
 		return err
@@ -115,6 +118,33 @@ func (l *Lab) Heal(ctx context.Context, place string) error {
 		}
 	}
 	return nil
+}
+
+// Slow limits the way of a site to everything outside it, in each direction; 0 takes the limit away. What comes faster
+// waits up to two seconds and is lost then.
+func (l *Lab) Slow(ctx context.Context, site string, mbit int) error {
+	if l.siteIndex(site) < 0 {
+		return l.noPlace(site)
+	}
+	ends := []end{{namespace: l.core(), name: site}, {namespace: l.router(site), name: "wan"}}
+	for _, e := range ends {
+		if err := shape(ctx, e, mbit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shape limits what leaves one end of a link.
+func shape(ctx context.Context, e end, mbit int) error {
+	if mbit > 0 {
+		return run(ctx, "tc", "-n", e.namespace, "qdisc", "replace", "dev", e.name, "root", "tbf", "rate", fmt.Sprintf("%dmbit", mbit), "burst", "256kb", "latency", "2s")
+	}
+	set, err := output(ctx, "tc", "-n", e.namespace, "qdisc", "show", "dev", e.name)
+	if err != nil || !strings.Contains(string(set), "qdisc tbf") {
+		return err
+	}
+	return run(ctx, "tc", "-n", e.namespace, "qdisc", "del", "dev", e.name, "root")
 }
 
 // cuts lists the sites that are cut off, each alone, and the pairs that are cut from each other.

@@ -222,7 +222,7 @@ func (s *Server) agentSettings(token string) string {
 		settings = append(settings, "HOLDFAST_JOIN="+token)
 	}
 	if slices.Contains(s.Roles, "edge") {
-		settings = append(settings, "HOLDFAST_EDGE_PLAIN_LISTEN="+s.Address.String()+":80")
+		settings = append(settings, "HOLDFAST_EDGE_LISTEN="+s.Address.String()+":443", "HOLDFAST_EDGE_PLAIN_LISTEN="+s.Address.String()+":80")
 	}
 	return strings.Join(settings, "\n") + "\n"
 }

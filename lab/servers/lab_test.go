@@ -3,6 +3,7 @@ package servers_test
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -113,6 +114,38 @@ func live(t *testing.T, l *servers.Lab) {
 		reaches(ctx, t, a1, p1, true)
 		say(ctx, t, p1, "docker", "info")
 	})
+	t.Run("a disk is full for everyone and only there", func(t *testing.T) {
+		act(t, p2.Fill(ctx, 0))
+		if out, err := p2.Run(ctx, "sh", "-ec", "head -c 100000 /dev/urandom > /srv/more"); err == nil {
+			t.Errorf("root still writes: %s", out)
+		}
+		if free := freeMB(ctx, t, p2); free != 0 {
+			t.Errorf("%d MB are free", free)
+		}
+		say(ctx, t, p1, "sh", "-ec", "head -c 100000 /dev/urandom > /srv/more")
+		act(t, p2.Free(ctx))
+		say(ctx, t, p2, "sh", "-ec", "head -c 100000 /dev/urandom > /srv/more")
+		act(t, p2.Fill(ctx, 50))
+		if free := freeMB(ctx, t, p2); free < 45 || free > 51 {
+			t.Errorf("%d MB are free, want about 50", free)
+		}
+		act(t, p2.Free(ctx))
+	})
+	t.Run("a slow site is slow outward alone", func(t *testing.T) {
+		act(t, l.Slow(ctx, "par1", 8))
+		begun := time.Now()
+		if _, err := p1.SSH(ctx, "head -c 3000000 /dev/zero"); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begun); took < 2*time.Second {
+			t.Errorf("3 MB came in %s at 8 Mbit/s", took)
+		}
+		act(t, l.Heal(ctx, "par1"))
+		limits, err := exec.CommandContext(ctx, "tc", "-n", "hf-labtest-core", "qdisc", "show", "dev", "par1").CombinedOutput()
+		if err != nil || strings.Contains(string(limits), "tbf") {
+			t.Errorf("after heal: %s, %v", limits, err)
+		}
+	})
 	t.Run("a server that reboots itself comes back", func(t *testing.T) {
 		first, err := p2.Docker()
 		act(t, err)
@@ -137,6 +170,13 @@ func live(t *testing.T, l *servers.Lab) {
 			t.Errorf("it has another ssh key: %v", err)
 		}
 	})
+}
+
+func freeMB(ctx context.Context, t *testing.T, s *servers.Server) int {
+	t.Helper()
+	free, err := s.FreeMB(ctx)
+	act(t, err)
+	return free
 }
 
 // say runs a command that must succeed and returns what it printed.

@@ -21,7 +21,7 @@ func Missing() []string {
 		return []string{"root"}
 	}
 	var missing []string
-	for _, program := range []string{"ip", "nft", "nsenter", "unshare", "losetup", "mkfs.ext4", "debootstrap", "sysctl", "tar", "ssh"} {
+	for _, program := range []string{"ip", "nft", "nsenter", "unshare", "losetup", "mkfs.ext4", "debootstrap", "sysctl", "tar", "ssh", "tc"} {
 		if _, err := exec.LookPath(program); err != nil {
 			missing = append(missing, "the program "+program)
 		}

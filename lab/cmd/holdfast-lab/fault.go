@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"holdfast/internal/problem"
 	"holdfast/lab/servers"
 )
 
@@ -27,6 +29,51 @@ func faultCommands() []*cobra.Command {
 			RunE: func(cmd *cobra.Command, args []string) error {
 				return onServer(cmd, args[0], (*servers.Server).Kill, "without power")
 			},
+		},
+		slowCommand(), fillCommand(), skewCommand(),
+	}
+}
+
+func slowCommand() *cobra.Command {
+	var mbit int
+	cmd := &cobra.Command{
+		Use: "slow SITE", Short: "Limit a site's way to everything outside it, each direction; heal takes the limit away", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return onLab(cmd, func(ctx context.Context, l *servers.Lab) error { return l.Slow(ctx, args[0], mbit) }, fmt.Sprintf("%d Mbit/s at most", mbit), args)
+		},
+	}
+	cmd.Flags().IntVar(&mbit, "mbit", 10, "megabits a second; 0 takes the limit away")
+	return cmd
+}
+
+func fillCommand() *cobra.Command {
+	var leave int
+	var free bool
+	cmd := &cobra.Command{
+		Use: "fill SERVER", Short: "Fill a server's disk; with --free give the room back", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if free {
+				return onServer(cmd, args[0], (*servers.Server).Free, "room given back")
+			}
+			fill := func(s *servers.Server, ctx context.Context) error { return s.Fill(ctx, leave) }
+			return onServer(cmd, args[0], fill, "filled")
+		},
+	}
+	cmd.Flags().IntVar(&leave, "leave", 0, "MB to leave free")
+	cmd.Flags().BoolVar(&free, "free", false, "give the room back")
+	return cmd
+}
+
+func skewCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "skew SERVER LENGTH", Short: "Set the clock of a node's agent wrong by LENGTH, such as 10m, or -- SERVER -1h; 0s sets it right", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			by, err := time.ParseDuration(args[1])
+			if err != nil {
+				return problem.New(problem.Usage, "holdfast-lab skew "+args[0]+" 10m", "no clock was set: %q is no length of time", args[1])
+			}
+			skew := func(s *servers.Server, ctx context.Context) error { return s.Skew(ctx, by) }
+			return onServer(cmd, args[0], skew, "clock off by "+by.String())
 		},
 	}
 }

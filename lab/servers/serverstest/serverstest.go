@@ -8,6 +8,9 @@ package serverstest
 
 import (
 	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -57,4 +60,20 @@ func Server(t testing.TB, l *servers.Lab, name string) *servers.Server {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// Programs builds holdfast and holdfast-agent and returns their folder, for Shape.Bin. HOLDFAST_LAB_BIN names a folder
+// where they are already.
+func Programs(t testing.TB) string {
+	t.Helper()
+	if dir := os.Getenv("HOLDFAST_LAB_BIN"); dir != "" {
+		return dir
+	}
+	dir := t.TempDir() + string(filepath.Separator)
+	for _, args := range [][]string{{"holdfast/cmd/holdfast"}, {"-tags", "slim", "holdfast/cmd/holdfast-agent"}} {
+		if said, err := exec.Command("go", append([]string{"build", "-o", dir}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("build the programs: %v: %s", err, said)
+		}
+	}
+	return dir
 }
