@@ -29,8 +29,9 @@ type Node struct {
 	Name    string
 	Site    string
 	Roles   string // comma separated: run, spare, vault, edge, probe
-	Address string // loopback address of its own
+	Address string // loopback address of its own, or the one in its own network
 	Extra   []string
+	space   string // network namespace; "" = this machine's
 }
 
 // Lab is a control plane and its nodes on this machine. Dir is absolute and holds everything; Bin is the folder of
@@ -41,8 +42,9 @@ type Lab struct {
 	Listen string // host:port of the control plane
 	Nodes  []Node
 
-	server *process
-	agents map[string]*process
+	network *network // nil = all nodes are on loopback
+	server  *process
+	agents  map[string]*process
 }
 
 // New lays out a lab in dir, which must not hold one that runs.
@@ -162,7 +164,11 @@ func (l *Lab) StartNode(name string, extra ...string) error {
 	args := []string{"agent", "--server", l.URL(), "--data", filepath.Join(l.Dir, "nodes", n.Name),
 		"--node", n.Name, "--site", n.Site, "--roles", n.Roles, "--address", n.Address, "--engine", "exec"}
 	args = append(append(args, n.Extra...), extra...)
-	p, err := start(l.log(n.Name), []string{NodeVariable + "=" + n.Name, dirVariable + "=" + l.Dir}, l.program(), args...)
+	program := l.program()
+	if n.space != "" {
+		program, args = "nsenter", append([]string{"--net=/run/netns/" + n.space, program}, args...) // it becomes the agent
+	}
+	p, err := start(l.log(n.Name), []string{NodeVariable + "=" + n.Name, dirVariable + "=" + l.Dir}, program, args...)
 	if err != nil {
 		return err
 	}
@@ -253,6 +259,9 @@ func (l *Lab) Down(ctx context.Context) error {
 		names = append(names, n.Name)
 	}
 	_, err := killAll(ctx, l.Dir, names...)
+	if l.network != nil {
+		err = errors.Join(err, l.network.down())
+	}
 	return err
 }
 

@@ -27,6 +27,7 @@ need knot knotd
 need chromium chromium chromium-browser google-chrome
 need docker.io dockerd
 need nftables nft
+need iproute2 ip
 # The lab of full servers (make lab) alone:
 need debootstrap debootstrap
 need iproute2 ip

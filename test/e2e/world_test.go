@@ -45,17 +45,18 @@ type world struct {
 }
 
 // begin starts a control plane and nodes, declares the customers, deploys them and writes real data.
-func begin(t *testing.T, customers int) *world {
+func begin(t *testing.T, customers int, change ...func(*lab.Notes) error) *world {
 	t.Helper()
-	w := prepare(t, customers)
+	w := prepare(t, customers, change...)
 	w.holdfast("apply", "-f", w.Fleet, "--yes")
 	w.must(w.Serve(w.ctx))
 	w.must(lab.Each(w.Customers, func(c *lab.Customer) error { return c.Seed(w.ctx, 20, 5, 8<<10) }))
 	return w
 }
 
-// prepare is begin up to the point where nothing is deployed yet.
-func prepare(t *testing.T, customers int) *world {
+// prepare is begin up to the point where nothing is deployed yet. What is to be changed of the lab is changed before
+// anything of it runs.
+func prepare(t *testing.T, customers int, change ...func(*lab.Notes) error) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	n, err := lab.NewNotes(t.TempDir(), programs, customers, 0)
@@ -74,6 +75,9 @@ func prepare(t *testing.T, customers int) *world {
 			w.keepLogs()
 		}
 	})
+	for _, alter := range change {
+		w.must(alter(n))
+	}
 	w.must(n.StartServer(ctx))
 	w.must(n.Join(ctx))
 	w.must(n.Declare(ctx))
