@@ -27,7 +27,7 @@ type Planner struct {
 // Make compares fleet files with what was last seen, and keeps the plan under its id. What is wrong with the files is
 // one problem.List.
 func (p *Planner) Make(ctx context.Context, r plan.Request) (plan.Plan, error) {
-	made, err := p.diff(ctx, r.Files, r.Selector)
+	made, err := p.diff(ctx, r.Files, r.Selector, r.Home)
 	if err != nil {
 		return plan.Plan{}, err
 	}
@@ -50,7 +50,7 @@ func (p *Planner) Plan(ctx context.Context, id string) (plan.Plan, error) {
 	return kept.plan, err
 }
 
-func (p *Planner) diff(ctx context.Context, files fleet.Files, selector string) (plan.Plan, error) {
+func (p *Planner) diff(ctx context.Context, files fleet.Files, selector string, home bool) (plan.Plan, error) {
 	chosen, err := fleet.ParseSelector(selector)
 	if err != nil {
 		return plan.Plan{}, problem.Wrap(err, problem.Usage, "holdfast plan -l ring=canary,site=par1", "nothing was planned")
@@ -67,7 +67,7 @@ func (p *Planner) diff(ctx context.Context, files fleet.Files, selector string) 
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	return plan.Diff(read, plan.World{Inventory: inventory, Applied: applied}, chosen)
+	return plan.Diff(read, plan.World{Inventory: inventory, Applied: applied, Home: home}, chosen)
 }
 
 // Apply submits the operation that carries out a kept plan, and makes its fleet the declared one. A plan that would
@@ -114,7 +114,7 @@ func (p *Planner) refuseStale(ctx context.Context, tx db.Tx, kept keptPlan) erro
 	if err != nil {
 		return err
 	}
-	now, err := p.diff(ctx, files, kept.plan.Selector)
+	now, err := p.diff(ctx, files, kept.plan.Selector, kept.plan.Home)
 	if err != nil {
 		return err
 	}

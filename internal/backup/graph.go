@@ -101,7 +101,7 @@ func (b *builder) clearUp(into string) {
 func (b *builder) goOver() {
 	r := b.r
 	b.add(step.Claim, "", "checks", "place "+b.instance+" on "+r.Node+" in slot "+r.Slot,
-		step.ClaimArgs{Node: r.Node, Slot: r.Slot, Spec: r.Spec.Fingerprint, Release: r.Spec.Release})
+		step.ClaimArgs{Node: r.Node, Slot: r.Slot, Spec: r.Spec.Fingerprint, Release: r.Spec.Release, Away: true})
 	after := "claim"
 	if r.FenceNode != "" {
 		b.add(step.Fence, r.FenceNode, after, "stop serving "+b.instance+" on "+r.FenceNode, step.FenceArgs{})

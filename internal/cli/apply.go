@@ -54,11 +54,13 @@ func applyCommand() *cobra.Command {
 	}
 	addFleetFlag(cmd)
 	addSelectorFlag(cmd)
+	addHomeFlag(cmd)
 	cmd.Flags().StringVar(&id, "plan", "", "id of a plan that holdfast plan has shown")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	cmd.Flags().BoolVar(&detach, "detach", false, "do not wait for the end")
 	cmd.MarkFlagsMutuallyExclusive("plan", "fleet")
 	cmd.MarkFlagsMutuallyExclusive("plan", "selector")
+	cmd.MarkFlagsMutuallyExclusive("plan", "home")
 	return cmd
 }
 

@@ -35,7 +35,13 @@ func planCommand() *cobra.Command {
 	}
 	addFleetFlag(cmd)
 	addSelectorFlag(cmd)
+	addHomeFlag(cmd)
 	return cmd
+}
+
+// addHomeFlag gives a verb --home.
+func addHomeFlag(cmd *cobra.Command) {
+	cmd.Flags().Bool("home", false, "send home what a recovery or a restore took away; without it that stays where it is")
 }
 
 // addSelectorFlag gives a verb -l SELECTOR.
@@ -54,6 +60,10 @@ func makePlan(cmd *cobra.Command, c *api.Client) (plan.Plan, error) {
 	if err != nil {
 		return plan.Plan{}, err
 	}
+	home, err := cmd.Flags().GetBool("home")
+	if err != nil {
+		return plan.Plan{}, err
+	}
 	if _, err := fleet.ParseSelector(selector); err != nil {
 		return plan.Plan{}, problem.Wrap(err, problem.Usage, cmd.CommandPath()+" -l ring=canary,site=par1", "nothing was planned")
 	}
@@ -64,7 +74,7 @@ func makePlan(cmd *cobra.Command, c *api.Client) (plan.Plan, error) {
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	return c.MakePlan(cmd.Context(), plan.Request{Files: files, Selector: selector})
+	return c.MakePlan(cmd.Context(), plan.Request{Files: files, Selector: selector, Home: home})
 }
 
 // write puts text on the command's output.

@@ -10,8 +10,8 @@ import (
 	"holdfast/internal/plan"
 )
 
-// drawPlan draws a plan: one block for each instance, with + for create, ~ for change, > for move, - for retire, ! for
-// what is blocked and ? for what cannot be foretold; a count; the next command.
+// drawPlan draws a plan: one block for each instance, with + for create, ~ for change, > for move, - for retire, = for
+// what stays away from home, ! for what is blocked and ? for what cannot be foretold; a count; the next command.
 func drawPlan(p plan.Plan) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "plan %s of fleet %.12s%s\n", p.ID, p.Fleet, ofSelector(p.Selector))
@@ -25,8 +25,22 @@ func drawPlan(p plan.Plan) string {
 	for _, u := range p.Unknown {
 		fmt.Fprintf(&out, "? %-*s  %s\n", width, cmp.Or(u.Instance, "all"), u.Why)
 	}
+	for _, a := range p.Away {
+		drawAway(&out, a, width)
+	}
 	out.WriteString(planSummary(p))
 	return out.String()
+}
+
+// drawAway says where an instance stays and how to have it otherwise.
+func drawAway(out *strings.Builder, a plan.Away, width int) {
+	fmt.Fprintf(out, "= %-*s  stays on %s (%s), where it was restored; it is declared in %s\n", width, a.Instance, a.At.Node, a.At.Site, a.Home.Site)
+	keep := fmt.Sprintf("placement: {site: %s}", a.At.Site)
+	if a.Note != "" {
+		fmt.Fprintf(out, "    %s\n", a.Note)
+		keep += " and a vault elsewhere"
+	}
+	fmt.Fprintf(out, "    to send it home: holdfast plan -f DIR -l name=%s --home; to keep it there, write %s\n", a.Instance, keep)
 }
 
 func ofSelector(selector string) string {
@@ -43,6 +57,9 @@ func nameWidth(p plan.Plan) int {
 	}
 	for _, b := range p.Blocked {
 		width = max(width, len(b.Instance))
+	}
+	for _, a := range p.Away {
+		width = max(width, len(a.Instance))
 	}
 	for _, u := range p.Unknown {
 		width = max(width, len(u.Instance))
@@ -90,7 +107,11 @@ func planDeed(item plan.Item) string {
 		}
 		return deed
 	case plan.Move:
-		return fmt.Sprintf("move from %s (%s) to %s (%s)", item.From.Node, item.From.Site, item.To.Node, item.To.Site)
+		deed := "move"
+		if item.Home {
+			deed = "move home"
+		}
+		return fmt.Sprintf("%s from %s (%s) to %s (%s)", deed, item.From.Node, item.From.Site, item.To.Node, item.To.Site)
 	case plan.Retire:
 		return "retire from " + item.From.Node
 	}
@@ -110,6 +131,9 @@ func drawDifference(d plan.Difference) string {
 // planSummary counts, and says what to type next.
 func planSummary(p plan.Plan) string {
 	if p.Empty() && len(p.Unknown) == 0 {
+		if len(p.Away) > 0 {
+			return fmt.Sprintf("nothing to do; away from home: %d\n", len(p.Away))
+		}
 		return "nothing to do: what is matches what is declared\n"
 	}
 	if p.Empty() {

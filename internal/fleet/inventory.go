@@ -122,5 +122,6 @@ type Placement struct {
 	Release  string    `json:"release"` // last applied
 	Retired  bool      `json:"retired"`
 	Since    time.Time `json:"since"`
-	Booted   bool      `json:"booted"` // it has been up at least once, here or elsewhere: there is data to lose
+	Home     Place     `json:"home,omitzero"` // from where a recovery or a restore took it; it stays away until told
+	Booted   bool      `json:"booted"`        // it has been up at least once, here or elsewhere: there is data to lose
 }

@@ -36,7 +36,7 @@ func claim(ctx context.Context, tx db.Tx, c Call) (json.RawMessage, error) {
 	}
 	p, err := place(ctx, tx, fleet.Placement{
 		Instance: c.Step.Instance, Node: args.Node, Site: c.site, Slot: args.Slot, Spec: args.Spec, Release: args.Release,
-	})
+	}, args.Away)
 	if err != nil {
 		return nil, err
 	}

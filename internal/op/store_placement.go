@@ -27,11 +27,14 @@ type placementRow struct {
 	Since         db.Time
 	Former        db.JSON[[]string]
 	Booted        bool
+	HomeSite      string
+	HomeNode      string
 }
 
 func (r placementRow) placement() fleet.Placement {
 	return fleet.Placement{
 		Instance: r.Instance, Node: r.Node, Site: r.Site, Epoch: r.Epoch, Slot: r.Slot, Spec: r.Spec, Release: r.Release, Retired: r.Retired, Since: r.Since.Time, Booted: r.Booted,
+		Home: fleet.Place{Site: r.HomeSite, Node: r.HomeNode},
 	}
 }
 
@@ -79,8 +82,20 @@ func placementOf(ctx context.Context, in bun.IDB, instance string) (placementRow
 	return row, true, nil
 }
 
-// place moves the instance's one writer: a new epoch, in one row.
-func place(ctx context.Context, tx db.Tx, to fleet.Placement) (fleet.Placement, error) {
+// home is from where an instance was taken that goes to a node. Who is away and is taken further, or starts anew where
+// it is, keeps its home; who goes where a plan says is at home there.
+func (r placementRow) home(node string, away bool) fleet.Place {
+	switch {
+	case r.HomeSite != "" && (away || node == r.Node):
+		return fleet.Place{Site: r.HomeSite, Node: r.HomeNode}
+	case away && r.Node != "" && node != r.Node:
+		return fleet.Place{Site: r.Site, Node: r.Node}
+	}
+	return fleet.Place{}
+}
+
+// place moves the instance's one writer: a new epoch, in one row. Away says that no fleet file has it there.
+func place(ctx context.Context, tx db.Tx, to fleet.Placement, away bool) (fleet.Placement, error) {
 	row, ok, err := placementOf(ctx, tx, to.Instance)
 	if err != nil {
 		return to, err
@@ -90,12 +105,15 @@ func place(ctx context.Context, tx db.Tx, to fleet.Placement) (fleet.Placement, 
 		former = append(former, row.Node)
 	}
 	to.Epoch, to.Since, to.Retired = row.Epoch+1, tx.Now, false
+	to.Home = row.home(to.Node, away)
 	next := placementRow{
 		Instance: to.Instance, Node: to.Node, Site: to.Site, Epoch: to.Epoch, Slot: to.Slot, Spec: to.Spec, Release: to.Release, Since: db.At(tx.Now), Former: db.Of(former),
+		HomeSite: to.Home.Site, HomeNode: to.Home.Node,
 	}
 	_, err = tx.NewInsert().Model(&next).On("CONFLICT (instance) DO UPDATE").
 		Set("node = excluded.node, site = excluded.site, epoch = excluded.epoch, slot = excluded.slot, spec = excluded.spec").
-		Set("release = excluded.release, retired = excluded.retired, since = excluded.since, former = excluded.former").Exec(ctx)
+		Set("release = excluded.release, retired = excluded.retired, since = excluded.since, former = excluded.former").
+		Set("home_site = excluded.home_site, home_node = excluded.home_node").Exec(ctx)
 	if err != nil {
 		return to, fmt.Errorf("place instance %s on %s: %w", to.Instance, to.Node, err)
 	}

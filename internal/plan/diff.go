@@ -14,11 +14,12 @@ import (
 type World struct {
 	Inventory fleet.Inventory
 	Applied   map[string]fleet.Spec // instance -> what runs, as rendered then; names what changes. May lack some
+	Home      bool                  // what a recovery or a restore took away is to go home
 }
 
 // Diff compares a fleet with the world. Only instances that the selector matches are planned; all count for room.
 func Diff(f *fleet.Fleet, w World, selector fleet.Selector) (Plan, error) {
-	d := &diff{fleet: f, world: w, selector: selector, seen: seen(w.Inventory), plan: Plan{Fleet: f.Revision, Selector: selector.String()}}
+	d := &diff{fleet: f, world: w, selector: selector, seen: seen(w.Inventory), plan: Plan{Fleet: f.Revision, Selector: selector.String(), Home: w.Home}}
 	d.room = newRoom(f, w.Inventory, d.seen)
 	for _, name := range d.names() {
 		if err := d.instance(name); err != nil {
@@ -203,6 +204,9 @@ func (d *diff) placed(c candidate) {
 	case !d.fleet.Releases[c.wanted.Release].ReachableFrom(cmp.Or(held.Release, p.Release)) && held.Release != c.wanted.Release:
 		d.block(p.Instance, "go by a release that may be reached; see from: of "+c.wanted.Release,
 			"%s may not be reached from %s directly", c.wanted.Release, cmp.Or(held.Release, p.Release))
+	case elsewhere(c.wanted.Placement, p) && !d.world.Home && atHome(c.wanted.Placement, p):
+		d.away(c)
+		d.change(c, held)
 	case elsewhere(c.wanted.Placement, p):
 		d.move(c)
 	default:
@@ -217,6 +221,22 @@ func hasSlot(held fleet.InstanceFacts, slot string) bool {
 // elsewhere tells whether an instance is wanted in another place than where it is.
 func elsewhere(wanted fleet.Place, p fleet.Placement) bool {
 	return wanted.Site != p.Site || wanted.Node != "" && wanted.Node != p.Node
+}
+
+// atHome tells whether an instance is declared where it was taken from: the files say nothing new of its place.
+func atHome(wanted fleet.Place, p fleet.Placement) bool {
+	return p.Home.Site != "" && wanted.Site == p.Home.Site && (wanted.Node == "" || wanted.Node == p.Home.Node)
+}
+
+// away says that an instance stays where it was brought. A move costs its customer an outage, and its home may have
+// been back for a minute: that is for a person to choose.
+func (d *diff) away(c candidate) {
+	p := c.placement
+	away := Away{Instance: p.Instance, At: Where{p.Site, p.Node}, Home: Where{c.wanted.Placement.Site, c.wanted.Placement.Node}}
+	if vault, known := d.world.Inventory.Nodes[c.spec.Backup.Vault]; known && vault.Site == p.Site {
+		away.Note = fmt.Sprintf("its vault %s stands in %s too: the loss of that site would now take both", c.spec.Backup.Vault, p.Site)
+	}
+	d.plan.Away = append(d.plan.Away, away)
 }
 
 // change brings an instance to its spec in its place, or lets it serve again.
@@ -278,7 +298,7 @@ func (d *diff) move(c candidate) {
 		was = c.spec
 	}
 	runs := d.world.Inventory.Nodes[p.Node].Instances[p.Instance].Spec
-	d.add(c, Item{Action: Move, Was: &was, From: Where{p.Site, p.Node}, To: Where{c.wanted.Placement.Site, node}, Slot: p.Slot, Changes: d.changes(c, runs),
+	d.add(c, Item{Action: Move, Home: atHome(c.wanted.Placement, p), Was: &was, From: Where{p.Site, p.Node}, To: Where{c.wanted.Placement.Site, node}, Slot: p.Slot, Changes: d.changes(c, runs),
 		Notes: []string{"it does not serve from the backup to the switch; the old copy stays on " + p.Node + ", fenced"}})
 }
 

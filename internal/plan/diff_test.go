@@ -17,7 +17,11 @@ import (
 func say(p plan.Plan) []string {
 	var lines []string
 	for _, i := range p.Items {
-		lines = append(lines, fmt.Sprintf("%s %s %s->%s again=%v", i.Action, i.Instance, i.From.Node, i.To.Node, i.Again))
+		action := string(i.Action)
+		if i.Home {
+			action += " home"
+		}
+		lines = append(lines, fmt.Sprintf("%s %s %s->%s again=%v", action, i.Instance, i.From.Node, i.To.Node, i.Again))
 		for _, c := range i.Changes {
 			lines = append(lines, fmt.Sprintf("  %s: %q -> %q", c.Name, c.From, c.To))
 		}
@@ -27,6 +31,9 @@ func say(p plan.Plan) []string {
 	}
 	for _, u := range p.Unknown {
 		lines = append(lines, "unknown "+u.Instance+": "+u.Why)
+	}
+	for _, a := range p.Away {
+		lines = append(lines, fmt.Sprintf("%s stays on %s, home %s: %s", a.Instance, a.At.Node, a.Home.Site, a.Note))
 	}
 	return lines
 }
@@ -49,11 +56,15 @@ func TestSelectorLeavesOthersAlone(t *testing.T) {
 	}
 }
 
+// recovered is acme after the recovery of its site.
+func recovered(w plan.World) { away(w, "acme", "par1-1", "ams1-2") }
+
 // What one edit of a file, or one turn of the world, does to the plan of a fleet that runs.
 func TestPlanAfterOneTurn(t *testing.T) {
 	for name, c := range map[string]struct {
 		edit [][3]string
 		turn func(w plan.World)
+		home bool
 		want []string
 	}{
 		"nothing": {},
@@ -170,6 +181,26 @@ func TestPlanAfterOneTurn(t *testing.T) {
 			},
 			want: []string{"move acme ams1-2->par1-1 again=false"},
 		},
+		"recovered elsewhere: it stays": {
+			turn: recovered,
+			want: []string{"acme stays on ams1-2, home par1: its vault ams1-vault stands in ams1 too: the loss of that site would now take both"},
+		},
+		"recovered elsewhere, and changed there": {
+			turn: func(w plan.World) {
+				recovered(w)
+				hold(w, "ams1-2", "acme", func(i *fleet.InstanceFacts) { i.State = fleet.StateStopped })
+			},
+			want: []string{"change acme ams1-2->ams1-2 again=true", "acme stays on ams1-2, home par1: its vault ams1-vault stands in ams1 too: the loss of that site would now take both"},
+		},
+		"recovered elsewhere, and declared there": {
+			edit: [][3]string{{"instances/acme.yaml", "{site: par1}", "{site: ams1}"}},
+			turn: recovered,
+			want: []string{"change acme ams1-2->ams1-2 again=false", `  backup.vault: "ams1-vault" -> "par1-vault"`, `  hosts.0: "acme.par1.notes.example" -> "acme.ams1.notes.example"`},
+		},
+		"recovered elsewhere, and sent home": {
+			turn: recovered, home: true,
+			want: []string{"move home acme ams1-2->par1-1 again=false"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files := example(t)
@@ -185,6 +216,7 @@ func TestPlanAfterOneTurn(t *testing.T) {
 				c.turn(w)
 			}
 			f := read(t, files)
+			w.Home = c.home
 			p := diff(t, f, w, "")
 			want := slices.Clone(c.want)
 			for i := range want {

@@ -129,7 +129,7 @@ func (b *builder) takeBack(item Item) {
 	name, from := item.Instance, item.From.Node
 	tried := after(name, "boot", "ready", "checks")
 	b.clear(item, "reclaim", step.Claim, "", tried, "place "+name+" on "+from+" again",
-		step.ClaimArgs{Node: from, Slot: item.Slot, Spec: item.Was.Fingerprint, Release: item.Was.Release})
+		step.ClaimArgs{Node: from, Slot: item.Slot, Spec: item.Was.Fingerprint, Release: item.Was.Release, Away: item.Home})
 	b.clear(item, "return", step.Boot, from, append(after(name, "reclaim"), tried...), "start "+name+" on "+from+" again", step.BootArgs{Spec: *item.Was, Slot: item.Slot})
 	b.clear(item, "resume", step.Switch, from, append(after(name, "return"), tried...), "let "+name+" serve from "+from+" again", step.SwitchArgs{Slot: item.Slot})
 }

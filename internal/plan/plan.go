@@ -24,9 +24,20 @@ type Plan struct {
 	Fleet     string    `json:"fleet"`     // revision of the fleet
 	Inventory string    `json:"inventory"` // fingerprint of the facts that matter; the ages of facts do not
 	Selector  string    `json:"selector,omitempty"`
-	Items     []Item    `json:"items"` // sorted by instance
+	Home      bool      `json:"home,omitempty"` // what a recovery or a restore took away goes home
+	Items     []Item    `json:"items"`          // sorted by instance
 	Blocked   []Blocked `json:"blocked,omitempty"`
 	Unknown   []Unknown `json:"unknown,omitempty"`
+	Away      []Away    `json:"away,omitempty"` // what stays where a recovery or a restore has brought it, until told
+}
+
+// Away is an instance that is not where it is declared, because a recovery or a restore has taken it from there.
+// Nothing moves it but a word: a plan with Home, or another placement in its file.
+type Away struct {
+	Instance string `json:"instance"`
+	At       Where  `json:"at"`
+	Home     Where  `json:"home"`
+	Note     string `json:"note,omitempty"` // what is worse away than at home
 }
 
 // Action is what happens to an instance.
@@ -49,6 +60,7 @@ type Item struct {
 	From     Where        `json:"from,omitzero"`   // where it is
 	To       Where        `json:"to,omitzero"`     // where it will be
 	Changes  []Difference `json:"changes"`         // sorted by name
+	Home     bool         `json:"home,omitempty"`  // a move back to where it was taken from
 	Again    bool         `json:"again,omitempty"` // it does not serve now: place it anew where its data is, and switch
 	Notes    []string     `json:"notes,omitempty"` // for the reader
 	Spec     fleet.Spec   `json:"spec,omitzero"`   // to run; nothing for a retire
@@ -87,7 +99,7 @@ func (p Plan) Empty() bool { return len(p.Items) == 0 && len(p.Blocked) == 0 }
 
 // DoesAs tells whether both plans bring the same fleet about by the same deeds, however old their facts are.
 func (p Plan) DoesAs(other Plan) bool {
-	return p.Fleet == other.Fleet && p.Selector == other.Selector && reflect.DeepEqual(p.Items, other.Items) && reflect.DeepEqual(p.Blocked, other.Blocked)
+	return p.Fleet == other.Fleet && p.Selector == other.Selector && p.Home == other.Home && reflect.DeepEqual(p.Items, other.Items) && reflect.DeepEqual(p.Blocked, other.Blocked)
 }
 
 // Count counts the items of an action.
@@ -105,6 +117,7 @@ func (p Plan) Count(action Action) int {
 type Request struct {
 	Files    fleet.Files `json:"files"`
 	Selector string      `json:"selector,omitempty"`
+	Home     bool        `json:"home,omitempty"` // send home what a recovery or a restore took away
 }
 
 // Applied is the server's answer to an apply: the operation that does it; "" when there was nothing to do.

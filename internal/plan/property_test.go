@@ -96,6 +96,14 @@ func turned(t *rapid.T, w plan.World) plan.World {
 			silence(w, name, time.Hour)
 		}
 	}
+	for _, name := range []string{"c", "d"} {
+		p, placed := w.Inventory.Placements[name]
+		to := map[string]string{"par1": "ams1-2", "ams1": "par1-2"}[p.Site]
+		if placed && rapid.Bool().Draw(t, "recovery of "+name) {
+			away(w, name, p.Node, to)
+		}
+	}
+	w.Home = rapid.Bool().Draw(t, "home")
 	for _, name := range []string{"a", "b"} {
 		p, placed := w.Inventory.Placements[name]
 		if placed && rapid.Bool().Draw(t, "drift of "+name) {

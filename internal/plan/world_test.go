@@ -66,9 +66,13 @@ func effect(w plan.World, p plan.Plan) plan.World {
 // run lets a node hold what an item says.
 func run(w plan.World, item plan.Item, slot string, epoch int64) {
 	w.Applied[item.Instance] = item.Spec
+	home := fleet.Place{}
+	if before := w.Inventory.Placements[item.Instance]; before.Node == item.To.Node {
+		home = before.Home
+	}
 	w.Inventory.Placements[item.Instance] = fleet.Placement{
 		Instance: item.Instance, Node: item.To.Node, Site: item.To.Site, Epoch: epoch, Slot: slot,
-		Spec: item.Spec.Fingerprint, Release: item.Spec.Release, Booted: true,
+		Spec: item.Spec.Fingerprint, Release: item.Spec.Release, Booted: true, Home: home,
 	}
 	w.Inventory.Nodes[item.To.Node].Instances[item.Instance] = fleet.InstanceFacts{
 		Instance: item.Instance, Epoch: epoch, Slot: slot, Spec: item.Spec.Fingerprint, Release: item.Spec.Release, State: fleet.StateRunning,
@@ -83,8 +87,18 @@ func run(w plan.World, item plan.Item, slot string, epoch int64) {
 	w.Inventory.Nodes[item.To.Node] = node
 }
 
+// away is what a recovery does: the instance runs on another node, its old copy is fenced.
+func away(w plan.World, name, from, to string) {
+	home := w.Inventory.Placements[name]
+	run(w, plan.Item{Instance: name, To: plan.Where{Site: w.Inventory.Nodes[to].Site, Node: to}, Spec: w.Applied[name]}, "s7", home.Epoch+1)
+	p := w.Inventory.Placements[name]
+	p.Home = fleet.Place{Site: home.Site, Node: home.Node}
+	w.Inventory.Placements[name] = p
+	hold(w, from, name, func(i *fleet.InstanceFacts) { i.State = fleet.StateFenced })
+}
+
 func clone(w plan.World) plan.World {
-	c := plan.World{Applied: maps.Clone(w.Applied), Inventory: fleet.Inventory{Placements: maps.Clone(w.Inventory.Placements), Nodes: map[string]fleet.NodeFacts{}}}
+	c := plan.World{Home: w.Home, Applied: maps.Clone(w.Applied), Inventory: fleet.Inventory{Placements: maps.Clone(w.Inventory.Placements), Nodes: map[string]fleet.NodeFacts{}}}
 	for name, n := range w.Inventory.Nodes {
 		n.Instances = maps.Clone(n.Instances)
 		c.Inventory.Nodes[name] = n

@@ -70,7 +70,7 @@ func (b *builder) instance(a Assignment) {
 	add := func(kind step.Kind, node, after, note string, args any) {
 		b.add(a.Instance, kind, node, after, note, args)
 	}
-	add(step.Claim, "", "", "place "+a.Instance+" on "+a.Node+" and fence its old place", step.ClaimArgs{Node: a.Node, Slot: slot, Spec: spec.Fingerprint, Release: spec.Release})
+	add(step.Claim, "", "", "place "+a.Instance+" on "+a.Node+" and fence its old place", step.ClaimArgs{Node: a.Node, Slot: slot, Spec: spec.Fingerprint, Release: spec.Release, Away: true})
 	add(step.Release, "", "claim", "open snapshot "+short+" of "+a.Instance+" for this restore", step.ReleaseArgs{Snapshot: snapshot.ID, ForStep: a.Instance + "/fetch"})
 	add(step.Fetch, a.Node, "release", "fetch snapshot "+short+" of "+a.Instance, step.FetchArgs{Snapshot: snapshot.ID, Slot: slot, Spec: spec})
 	add(step.Load, a.Node, "fetch", "load the data of "+a.Instance, step.SlotArgs{Slot: slot})

@@ -169,6 +169,7 @@ type ClaimArgs struct {
 	Slot    string `json:"slot"`
 	Spec    string `json:"spec"`
 	Release string `json:"release"`
+	Away    bool   `json:"away,omitempty"` // the fleet files do not say so: it stays there until somebody sends it home
 }
 
 // RouteArgs waits for the edge.

@@ -54,7 +54,10 @@ func TestDrillEndsByItself(t *testing.T) {
 		w.drilled(fault, "15s")
 		w.whole("after the drill with "+fault, c)
 		w.must(w.AllSeen(w.ctx))
-		w.holdfast("apply", "-f", w.Fleet, "--yes")
+		if said := w.holdfast("apply", "-f", w.Fleet, "--yes"); !strings.Contains(said, c.Instance+"  stays on "+lab.SiteB) {
+			t.Errorf("an apply of the unchanged fleet after a drill says\n%s", said)
+		}
+		w.holdfast("apply", "-f", w.Fleet, "--home", "--yes")
 		w.whole("moved home", c)
 	}
 }
@@ -163,6 +166,6 @@ func (w *world) home(what string, c *lab.Customer) {
 	w.Helper()
 	w.must(w.AllSeen(w.ctx))
 	w.whole(what, c)
-	w.holdfast("apply", "-f", w.Fleet, "--yes")
+	w.holdfast("apply", "-f", w.Fleet, "--home", "--yes")
 	w.whole(what+", at home", c)
 }

@@ -167,7 +167,7 @@ func TestHuntThroughRecoveryAndHome(t *testing.T) {
 		w.through("backup", c, w.start("backup", "run", "instance/"+c.Instance, "--detach"), vault)
 		w.recoverHunted(round.away, c)
 		w.back(c)
-		w.through("move home", c, w.start("apply", "-f", w.Fleet, "--yes", "--detach"), round.home)
+		w.through("move home", c, w.start("apply", "-f", w.Fleet, "--home", "--yes", "--detach"), round.home)
 	}
 	w.through("restore", c, w.start("restore", "instance/"+c.Instance, "--detach"), vault)
 }
@@ -317,7 +317,7 @@ func (w *world) reviveSite(who victim) {
 func (w *world) goHome(c *lab.Customer) {
 	w.Helper()
 	w.back(c)
-	w.holdfast("apply", "-f", w.Fleet, "--yes")
+	w.holdfast("apply", "-f", w.Fleet, "--home", "--yes")
 	w.whole("moved home", c)
 }
 
