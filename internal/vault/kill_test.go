@@ -213,9 +213,16 @@ func TestKilledAtEveryWriteOfCopy(t *testing.T) {
 	p, src := newPlace(t), t.TempDir()
 	vaulttest.MakeTree(t, src, 4, 25)
 	p.backup(t, vault.Source{Name: "data", Path: src})
+	for _, after := range []bool{false, true} {
+		p.killCopies(t, after)
+	}
+}
+
+func (p *place) killCopies(t *testing.T, after bool) {
+	t.Helper()
 	for at := 1; ; at++ {
 		dir := filepath.Join(t.TempDir(), "second")
-		if !killed(t, "copy", dir, at, at%2 == 0, "VAULT_FROM="+p.dir) {
+		if !killed(t, "copy", dir, at, after, "VAULT_FROM="+p.dir) {
 			if at < 8 {
 				t.Fatalf("only %d writes: the test proves nothing", at-1)
 			}

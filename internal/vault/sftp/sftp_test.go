@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/time/rate"
 
 	"holdfast/internal/vault"
 	"holdfast/internal/vault/s3"
@@ -194,6 +195,18 @@ func TestDroppedConnections(t *testing.T) {
 
 // cutter passes connections on and cuts each after limit bytes from the client.
 func cutter(t *testing.T, to string, limit int64, cuts *atomic.Int32) string {
+	return between(t, to, func(server, from net.Conn) {
+		if n, _ := io.CopyN(server, from, limit); n == limit {
+			cuts.Add(1)
+		}
+		from.Close()
+		server.Close()
+	})
+}
+
+// between stands between client and server; carry brings the client's bytes to the server.
+func between(t *testing.T, to string, carry func(server, from net.Conn)) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -210,17 +223,110 @@ func cutter(t *testing.T, to string, limit int64, cuts *atomic.Int32) string {
 				from.Close()
 				return
 			}
-			go func() { _, _ = io.Copy(from, server); from.Close() }()
-			go func() {
-				if n, _ := io.CopyN(server, from, limit); n == limit {
-					cuts.Add(1)
-				}
-				from.Close()
-				server.Close()
-			}()
+			go func() { io.Copy(from, server); from.Close() }()
+			go carry(server, from)
 		}
 	}()
 	return l.Addr().String()
+}
+
+// TestSlowAndDroppedBackup backs a tree up, and restores it, over slow lines: the first ones are cut in the middle of a
+// pack, the later ones after each.
+func TestSlowAndDroppedBackup(t *testing.T) {
+	c := ours(t, serve.Rights{Write: true, Read: true})
+	var cuts, lines atomic.Int32
+	c.Addr = between(t, c.Addr, func(server, from net.Conn) {
+		slow := rate.NewLimiter(8<<20, 256<<10) // bytes a second
+		buffer, left := make([]byte, 32<<10), 24<<20
+		if lines.Add(1) <= 4 {
+			left = 6 << 20
+		}
+		for left > 0 {
+			n, err := from.Read(buffer)
+			if err != nil || slow.WaitN(t.Context(), n) != nil {
+				break
+			}
+			if _, err := server.Write(buffer[:n]); err != nil {
+				break
+			}
+			if left -= n; left <= 0 {
+				cuts.Add(1)
+			}
+		}
+		from.Close()
+		server.Close()
+	})
+	store, people, src := open(t, c), vaulttest.NewKey(t), t.TempDir()
+	vaulttest.MakeTree(t, src, 41, 30)
+	body := make([]byte, 20<<20)
+	vaulttest.Noise(4, body)
+	if err := os.WriteFile(filepath.Join(src, "big"), body, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	repo, key, err := vault.Init(t.Context(), store, vault.InitOptions{Instance: "acme", Recipients: []string{people.Public}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := repo.Backup(t.Context(), key, vault.BackupOptions{Sources: []vault.Source{{Name: "data", Path: src}}}); err != nil {
+		t.Fatalf("after %d cuts: %v", cuts.Load(), err)
+	}
+	if cuts.Load() == 0 {
+		t.Fatal("no connection was cut: the test proves nothing")
+	}
+	envelopes, err := repo.Envelopes(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := vault.OpenEnvelopePGP(envelopes[0], people.Secret, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := t.TempDir()
+	if _, err := repo.Restore(t.Context(), vault.RestoreOptions{Snapshot: "latest", Identities: []vault.EpochIdentity{id}, To: out}); err != nil {
+		t.Fatal(err)
+	}
+	if d := vaulttest.Diff(vaulttest.Describe(t, src), vaulttest.Describe(t, filepath.Join(out, "data"))); len(d) > 0 {
+		t.Fatalf("%d differences: %q", len(d), d[0])
+	}
+}
+
+// TestSilentLine has the first lines stand still after a while without being closed, as when a cable is pulled.
+func TestSilentLine(t *testing.T) {
+	c := ours(t, serve.Rights{Write: true, Read: true})
+	c.Patience = 2 * time.Second
+	var lines atomic.Int32
+	c.Addr = between(t, c.Addr, func(server, from net.Conn) {
+		if lines.Add(1) <= 2 {
+			io.CopyN(server, from, 1<<20)
+			<-t.Context().Done() // no more of it arrives
+		} else {
+			io.Copy(server, from)
+		}
+		from.Close()
+		server.Close()
+	})
+	s, body, name := open(t, c), make([]byte, 4<<20), fmt.Sprintf("packs/%064x", 1)
+	rand.Read(body)
+	for end := time.Now().Add(time.Minute); ; {
+		err := s.Put(t.Context(), name, body)
+		if err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("after %d lines: %v", lines.Load(), err)
+		}
+	}
+	if lines.Load() < 2 {
+		t.Fatal("no line fell silent: the test proves nothing")
+	}
+	r, err := s.Get(t.Context(), name, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if got, err := io.ReadAll(r); err != nil || string(got) != string(body) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
 }
 
 func TestWrongHostKey(t *testing.T) {
