@@ -318,6 +318,7 @@ func (i *instance) vaultProblem(err error, format string, args ...any) error {
 		hint string
 	}{
 		{vault.ErrWrongKey, problem.WrongKey, "holdfast backup list instance/" + i.name},
+		{vault.ErrFull, problem.Unavailable, "make room on the vault, then: holdfast backup run instance/" + i.name},
 		{vault.ErrLocked, problem.Busy, "wait for the other backup to end"},
 		{vault.ErrDamaged, problem.Corrupt, "holdfast vault check, or another snapshot"},
 		{vault.ErrImpostor, problem.Corrupt, "look at the vault before anything else; holdfast backup list instance/" + i.name},

@@ -152,7 +152,8 @@ func (f *vaultFlags) explain(err error) error {
 		{vault.ErrExists, problem.Conflict, "holdfast vault snapshots" + repo},
 		{vault.ErrDenied, problem.Denied, "use a key with more rights, or work on the vault itself"},
 		{vault.ErrNotFound, problem.NotFound, "holdfast vault snapshots" + repo},
-		{syscall.ENOSPC, problem.Unavailable, "make room there, or let old snapshots go: holdfast vault prune" + repo + " --keep-daily 20"},
+		{vault.ErrFull, problem.Unavailable, "make room there, or let old snapshots go: holdfast vault prune" + repo + " --keep-daily 20"},
+		{syscall.ENOSPC, problem.Unavailable, "make room on this machine"},
 		{os.ErrPermission, problem.Denied, "run it as a user who may"},
 	} {
 		if errors.Is(err, known.cause) {

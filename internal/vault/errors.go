@@ -25,6 +25,8 @@ var (
 	ErrImpostor = errors.New("not the repository that is known")
 	// ErrRolledBack: the newest snapshot that is known is not listed, and none newer.
 	ErrRolledBack = errors.New("older than it was")
+	// ErrFull: no room is left where the repository lies. What is there stays whole.
+	ErrFull = errors.New("the disk of the vault is full")
 	// ErrDenied: the store refuses this for these credentials.
 	ErrDenied = errors.New("not permitted")
 )

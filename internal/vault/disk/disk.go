@@ -186,6 +186,8 @@ func translate(err error) error {
 		return fmt.Errorf("%w: %w", vault.ErrForeign, err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return fmt.Errorf("%w: %w", vault.ErrDenied, err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("%w: %w", vault.ErrFull, err)
 	}
 	return err
 }

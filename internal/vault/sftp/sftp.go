@@ -24,6 +24,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 
 	"holdfast/internal/vault"
 )
@@ -508,6 +509,17 @@ func translate(err error) error {
 		return fmt.Errorf("%w: %w", vault.ErrNotFound, err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: %w", vault.ErrDenied, err)
+	case full(err):
+		return fmt.Errorf("%w: %w", vault.ErrFull, err)
 	}
 	return err
+}
+
+// full looks at the words of an answer, for SFTP has no code for it: those of our own server, which are the kernel's.
+func full(err error) bool {
+	var status *sftp.StatusError
+	if !errors.As(err, &status) {
+		return false
+	}
+	return strings.Contains(err.Error(), unix.ENOSPC.Error()) || strings.Contains(err.Error(), unix.EDQUOT.Error())
 }
