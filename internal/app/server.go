@@ -38,6 +38,7 @@ type Server struct {
 	log      *slog.Logger
 	metrics  *prometheus.Registry
 
+	mail    *mailer // nil = no mail is sent
 	db      *db.DB
 	keys    *access.Keys
 	secrets *secret.Store
@@ -65,6 +66,7 @@ const (
 type Process struct {
 	Version string
 	Key     string    // URL of the keeper of secrets, when settings name no key file
+	Mail    string    // password at the mail server
 	Logs    io.Writer // takes the log, as JSON
 	People  io.Writer // takes what a person must read once: the first admin token
 }
@@ -88,6 +90,11 @@ func OpenServer(ctx context.Context, settings config.Server, process Process) (*
 	}
 	s := &Server{settings: settings, version: process.Version, metrics: newMetrics(),
 		log: slog.New(slog.NewJSONHandler(process.Logs, &slog.HandlerOptions{Level: level}))}
+	if settings.SMTP != "" {
+		if s.mail, err = newMailer(settings.SMTP, process.Mail, settings.MailFrom); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.open(ctx, key, process.People); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

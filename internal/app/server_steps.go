@@ -221,28 +221,51 @@ func (v *nodesView) nodes(ctx context.Context, observer *observe.Observer) (map[
 	return v.all, nil
 }
 
-// tell sends a communication of a recovery plan: a webhook for an address that is a URL, and for every other the
-// record, which is what the status page and the audit show. It may be repeated; receivers know it by its id.
+// tell sends a communication of a recovery plan: a webhook for an address that is a URL, a mail for one that is a mail
+// address, and for every other the record, which is what the status page and the audit show. It may be repeated;
+// receivers know it by its id.
 func (d duties) tell(ctx context.Context, call op.Call) (json.RawMessage, error) {
 	var args step.TellArgs
 	if err := json.Unmarshal(call.Step.Args, &args); err != nil {
 		return nil, fmt.Errorf("read arguments of step %s: %w", call.Step.ID, err)
 	}
+	told := told{TellArgs: args}
 	for _, to := range args.To {
-		if !strings.HasPrefix(to, "https://") && !strings.HasPrefix(to, "http://") {
+		if d.mail == nil && isMail(to) {
+			told.Unsent = append(told.Unsent, to)
+			d.log.Warn("no mail was sent: this server knows no mail server; give it --smtp and --mail-from", "to", to, "event", args.Event)
 			continue
 		}
-		if err := post(ctx, to, call.OrderID(), args); err != nil {
+		if err := d.tellOne(ctx, to, call.OrderID(), args); err != nil {
 			return nil, problem.Wrap(err, problem.Unavailable, "holdfast op show "+call.Operation.ID, "%s was not told that %s", args.Audience, args.Event)
 		}
 	}
 	err := d.db.Tx(ctx, func(ctx context.Context, tx db.Tx) error {
-		return d.audit.Append(access.With(ctx, access.System()), tx, audit.Entry{Verb: "tell " + args.Audience, Object: "operation/" + call.Operation.ID, Detail: args})
+		return d.audit.Append(access.With(ctx, access.System()), tx, audit.Entry{Verb: "tell " + args.Audience, Object: "operation/" + call.Operation.ID, Detail: told})
 	})
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(map[string]any{"told": args.To})
+	return json.Marshal(map[string]any{"told": args.To, "unsent": told.Unsent})
+}
+
+// told is what the record says of a communication.
+type told struct {
+	step.TellArgs
+	Unsent []string `json:"unsent,omitempty"` // mail addresses, where the server knows no mail server
+}
+
+func isMail(to string) bool { return strings.Contains(to, "@") && !strings.Contains(to, "://") }
+
+// tellOne sends to one address; one that is neither a URL nor a mail address is only recorded.
+func (d duties) tellOne(ctx context.Context, to, id string, args step.TellArgs) error {
+	switch {
+	case strings.HasPrefix(to, "https://"), strings.HasPrefix(to, "http://"):
+		return post(ctx, to, id, args)
+	case isMail(to):
+		return d.mail.send(ctx, to, id, args)
+	}
+	return nil
 }
 
 func post(ctx context.Context, url, id string, args step.TellArgs) error {

@@ -16,6 +16,9 @@ import (
 // lines are seen by everyone on a machine.
 const envKey = "HOLDFAST_KEY"
 
+// envMail holds the password at the mail server; like a key it has no flag.
+const envMail = "HOLDFAST_SMTP_PASSWORD"
+
 func serverCommand() *cobra.Command {
 	var settings config.Server
 	var newKey string
@@ -53,7 +56,7 @@ func runServer(cmd *cobra.Command, settings *config.Server) error {
 		return err
 	}
 	s, err := app.OpenServer(cmd.Context(), *settings, app.Process{
-		Version: version(), Key: os.Getenv(envKey), Logs: cmd.OutOrStdout(), People: cmd.ErrOrStderr(),
+		Version: version(), Key: os.Getenv(envKey), Mail: os.Getenv(envMail), Logs: cmd.OutOrStdout(), People: cmd.ErrOrStderr(),
 	})
 	if err != nil {
 		return err

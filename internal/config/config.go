@@ -26,6 +26,8 @@ type Server struct {
 	Names    []string // names and addresses that the server's certificate is for, besides those of Listen and this machine
 	KeyFile  string   // file with the URL of the keeper; "" = the variable HOLDFAST_KEY
 	DNS      string   // file that says how the instances' DNS names are kept; "" = they are not
+	SMTP     string   // smtp://USER@HOST:PORT or smtps://..., for communications to mail addresses; "" = none are sent
+	MailFrom string   // sender of mail
 	LogLevel string   // debug, info, warn, error
 }
 
@@ -37,6 +39,8 @@ func (s *Server) Flags(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&s.Names, "name", nil, "name or address that the server is reached by, for its certificate (repeatable)")
 	flags.StringVar(&s.KeyFile, "key-file", "", "file with the key that seals secrets (or set HOLDFAST_KEY)")
 	flags.StringVar(&s.DNS, "dns", "", "file with the DNS provider that the instances' names are kept with (default: they are not kept)")
+	flags.StringVar(&s.SMTP, "smtp", "", "mail server for the communications of recovery plans: smtp://USER@HOST:587 or smtps://USER@HOST:465; password in HOLDFAST_SMTP_PASSWORD")
+	flags.StringVar(&s.MailFrom, "mail-from", "", "sender of mail")
 	flags.StringVar(&s.LogLevel, "log-level", "info", "debug, info, warn or error")
 }
 
