@@ -2,6 +2,9 @@
 // locally and over SFTP on loopback. Peers that are not installed are left out and named.
 //
 //	go run ./bench/vault -dir /tmp/vault-bench -tools holdfast,restic,kopia,borg,duplicity,tar -rounds 3
+//
+// It runs unattended: a tool that fails is named and left out of its round, and with -within no turn begins after
+// that time. At the end it prints the medians and every mark, met or missed.
 package main
 
 import (
@@ -45,30 +48,45 @@ func run(ctx context.Context) error {
 	rounds := flag.Int("rounds", 3, "rounds; the table shows medians")
 	overSSH := flag.Bool("sftp", false, "repositories behind sshd on loopback instead of directories")
 	bin := flag.String("holdfast", "holdfast", "the program to measure")
+	within := flag.Duration("within", 0, "begin no turn of a tool after this time; 0 ends after all rounds")
+	cold := flag.Bool("cold", false, "drop the system's caches before each step; for root")
 	asJSON := flag.Bool("json", false, "print every measurement as JSON")
 	flag.Parse()
 	data, err := makeData(ctx, *dir)
 	if err != nil {
 		return fmt.Errorf("make data: %w", err)
 	}
-	b := &bench{ctx: ctx, dir: *dir, data: data, bin: *bin}
+	b := &bench{ctx: ctx, dir: *dir, data: data, bin: *bin, cold: *cold}
 	if *overSSH {
 		if err := b.startSSH(); err != nil {
 			return fmt.Errorf("start sshd: %w", err)
 		}
 		defer b.stopSSH()
 	}
-	for round := range *rounds {
-		for _, name := range strings.Split(*tools, ",") {
-			if err := b.tool(name, round); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-		}
-	}
+	b.rounds(*rounds, strings.Split(*tools, ","), *within)
 	if *asJSON {
 		return json.NewEncoder(os.Stdout).Encode(b.results)
 	}
-	return draw(b.results)
+	if err := draw(b.results); err != nil {
+		return err
+	}
+	return drawMarks(os.Stdout, b.results, *overSSH)
+}
+
+// rounds lets each tool have its turn in each round. What fails is told, and costs its own turn only.
+func (b *bench) rounds(n int, tools []string, within time.Duration) {
+	began := time.Now()
+	for round := range n {
+		for _, name := range tools {
+			if b.ctx.Err() != nil || within > 0 && time.Since(began) > within {
+				fmt.Fprintf(os.Stderr, "round %d %s: no time left\n", round+1, name)
+				return
+			}
+			if err := b.tool(name, round); err != nil {
+				fmt.Fprintf(os.Stderr, "round %d %s: %v\n", round+1, name, err)
+			}
+		}
+	}
 }
 
 // steps are the columns of the table.

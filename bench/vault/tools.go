@@ -19,6 +19,8 @@ type bench struct {
 	data    *dataSet
 	bin     string
 	ssh     *sshServer
+	cold    bool      // caches are dropped before each step
+	removed time.Time // when a tree was removed last
 	results []measured
 }
 
@@ -33,10 +35,8 @@ type commands struct {
 func (b *bench) tool(name string, round int) error {
 	repo, out := filepath.Join(b.dir, "repo"), filepath.Join(b.dir, "out")
 	home := filepath.Join(b.dir, "home-"+name)
-	for _, d := range []string{repo, out, home} {
-		if err := os.RemoveAll(d); err != nil {
-			return err
-		}
+	if err := b.remove(repo, out, out+"-day1", out+"-full", out+"-small", home); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(home, 0o700); err != nil {
 		return err
@@ -58,41 +58,86 @@ func (b *bench) tool(name string, round int) error {
 	return b.steps(name, round, c, repo, out)
 }
 
+// steps runs the steps of a tool. The first day is restored and laid aside before the second is backed up, so that every
+// full restore finds an empty place; nothing is removed before the end.
 func (b *bench) steps(name string, round int, c commands, repo, out string) error {
+	aside := func(to string) func() error {
+		return func() error {
+			if _, err := os.Lstat(out); err != nil {
+				return nil // the tool has no such step
+			}
+			return os.Rename(out, to)
+		}
+	}
+	day1, full := out+"-day1", out+"-full"
 	for _, s := range []struct {
 		step, line string
 		before     func() error
 	}{
 		{"first", c.first, nil},
 		{"", c.day1, nil},
-		{"second day", c.second, b.data.second},
-		{"delta restore", c.delta, nil},
-		{"full restore", c.restore, func() error { return os.RemoveAll(out) }},
-		{"one small file", c.small, func() error { return os.RemoveAll(out) }},
+		{"second day", c.second, func() error { return errors.Join(aside(day1)(), b.data.second()) }},
+		{"full restore", c.restore, b.settle},
+		{"one small file", c.small, aside(full)},
+		{"delta restore", c.delta, func() error { return errors.Join(os.RemoveAll(out), os.Rename(day1, out)) }},
 		{"check", c.checks, nil},
 	} {
+		if s.line == "" {
+			continue
+		}
 		if s.before != nil {
 			if err := s.before(); err != nil {
 				return err
 			}
 		}
-		if s.line == "" {
-			continue
-		}
-		syscall.Sync()
-		was := size(repo)
-		m, err := b.shell(s.line, c.env)
+		m, err := b.step(s.line, c.env, repo)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.step, err)
 		}
-		m.Tool, m.Step, m.Round, m.Added = name, s.step, round, size(repo)-was
+		m.Tool, m.Step, m.Round = name, s.step, round
 		if s.step == "" {
 			continue
 		}
 		b.results = append(b.results, m)
 		fmt.Fprintf(os.Stderr, "round %d %-10s %-15s %7.2f s, CPU %6.1f s, %5d MB memory, %6d MB added\n", round+1, name, s.step, m.Seconds, m.CPU, m.RSS/1e6, m.Added/1e6)
 	}
-	return os.RemoveAll(out)
+	return b.remove(out, day1, full, out+"-small")
+}
+
+// step runs a line with nothing left to be written to the disk, and with cold caches where asked to.
+func (b *bench) step(line string, env []string, repo string) (measured, error) {
+	syscall.Sync()
+	if b.cold {
+		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+			return measured{}, err
+		}
+	}
+	was := size(repo)
+	m, err := b.shell(line, env)
+	m.Added = size(repo) - was
+	return m, err
+}
+
+func (b *bench) remove(paths ...string) error {
+	for _, p := range paths {
+		if err := os.RemoveAll(p); err != nil {
+			return err
+		}
+	}
+	b.removed = time.Now()
+	return nil
+}
+
+// settle waits until what was removed is forgotten: for a minute ext4 steps over the inodes of removed files, one by
+// one, which would slow the restore of whoever comes next.
+func (b *bench) settle() error {
+	syscall.Sync()
+	select {
+	case <-time.After(time.Until(b.removed.Add(65 * time.Second))):
+		return nil
+	case <-b.ctx.Done():
+		return b.ctx.Err()
+	}
 }
 
 // shell runs a line and measures it with all its children.
