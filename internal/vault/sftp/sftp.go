@@ -48,6 +48,8 @@ type Store struct {
 	config Config
 	open   chan *line // idle lines that are connected, as far as anybody knows
 	closed chan *line // lines that have to be connected first
+	// windows holds *[]byte that streams are done with: a restore would otherwise make one for every pack.
+	windows sync.Pool
 }
 
 // line is a connection; nil client means it has to be opened.
@@ -359,7 +361,7 @@ func (s *Store) Get(ctx context.Context, name string, offset, length int64) (io.
 	if length >= 0 {
 		end = min(size, offset+length)
 	}
-	return &stream{s: s, ctx: ctx, path: p, at: offset + int64(len(first)), end: end, rest: first}, nil
+	return &stream{s: s, ctx: ctx, path: p, at: offset + int64(len(first)), end: end, rest: first, window: first}, nil
 }
 
 // maxWindow bounds what one Get holds in memory.
@@ -378,7 +380,7 @@ func (s *Store) window(ctx context.Context, p string, offset, wanted int64) (dat
 		if wanted >= 0 {
 			n = min(n, wanted)
 		}
-		data = make([]byte, min(n, maxWindow))
+		data = s.buffer(int(min(n, maxWindow))) // another one for each try: a broken line may still write into the last
 		if len(data) == 0 {
 			return nil
 		}
@@ -416,13 +418,29 @@ func openSized(c *sftp.Client, p string) (f *sftp.File, size int64, err error) {
 	return f, seen.info.Size(), nil
 }
 
+// buffer gives n bytes, those of an earlier window when they are enough.
+func (s *Store) buffer(n int) []byte {
+	if b, ok := s.windows.Get().(*[]byte); ok && cap(*b) >= n {
+		return (*b)[:n]
+	}
+	return make([]byte, n)
+}
+
+// done takes a window back.
+func (s *Store) done(window []byte) {
+	if cap(window) > packet {
+		s.windows.Put(&window)
+	}
+}
+
 // stream gives window after window.
 type stream struct {
 	s       *Store
 	ctx     context.Context
 	path    string
 	at, end int64
-	rest    []byte
+	window  []byte // what was read last
+	rest    []byte // of it
 }
 
 func (r *stream) Read(p []byte) (int, error) {
@@ -430,6 +448,8 @@ func (r *stream) Read(p []byte) (int, error) {
 		if r.at >= r.end {
 			return 0, io.EOF
 		}
+		r.s.done(r.window)
+		r.window = nil
 		data, _, err := r.s.window(r.ctx, r.path, r.at, r.end-r.at)
 		if err != nil {
 			return 0, err
@@ -437,14 +457,19 @@ func (r *stream) Read(p []byte) (int, error) {
 		if len(data) == 0 {
 			return 0, io.ErrUnexpectedEOF
 		}
-		r.rest, r.at = data, r.at+int64(len(data))
+		r.window, r.rest, r.at = data, data, r.at+int64(len(data))
 	}
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]
 	return n, nil
 }
 
-func (r *stream) Close() error { return nil }
+// Close gives the window back; the stream is at its end.
+func (r *stream) Close() error {
+	r.s.done(r.window)
+	r.window, r.rest, r.at = nil, nil, r.end
+	return nil
+}
 
 // List implements vault.Store.
 func (s *Store) List(ctx context.Context, folder string) ([]vault.Object, error) {
