@@ -31,6 +31,7 @@ type Source struct {
 	// Name is where it lies in the snapshot: a relative slash-separated path; "." puts what a
 	// directory holds at the root of the snapshot.
 	Name string
+	// Path is looked at when every Stream named before it has ended, so that a folder holds what a dump refers to.
 	Path string
 	// Stream writes the content of the file Name. Its error ends the backup without a snapshot.
 	Stream func(ctx context.Context, w io.Writer) error
@@ -273,12 +274,17 @@ func (b *backup) scan(ctx context.Context) error {
 	defer close(b.ordered)
 	defer close(b.work)
 	links := map[[2]uint64]string{}
+	var streams []*item
 	for _, s := range b.o.Sources {
 		if s.Stream != nil {
-			if err := b.emit(ctx, streamItem(s, b.o.Now), nil); err != nil {
+			streams = append(streams, streamItem(s, b.o.Now))
+			if err := b.emit(ctx, streams[len(streams)-1], nil); err != nil {
 				return err
 			}
 			continue
+		}
+		if err := ended(ctx, streams); err != nil {
+			return err
 		}
 		seen := b.openCache(s.Name)
 		sc := &scanner{ctx: ctx, links: links, skip: b.o.Skip, emit: func(it *item) error { return b.emit(ctx, it, seen) }}
@@ -289,6 +295,18 @@ func (b *backup) scan(ctx context.Context) error {
 		}
 	}
 	b.scanned.Store(true)
+	return nil
+}
+
+// ended waits until streams were read: what a dump names may have been written while it ran.
+func ended(ctx context.Context, streams []*item) error {
+	for _, it := range streams {
+		select {
+		case <-it.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	return nil
 }
 
