@@ -287,9 +287,44 @@ func (e *Engine) Down(ctx context.Context, slot agent.Slot, only ...string) erro
 	if len(only) > 0 {
 		return nil
 	}
-	_, err = e.api.NetworkRemove(ctx, e.networkName(slot), client.NetworkRemoveOptions{})
-	if err != nil && !errdefs.IsNotFound(err) {
+	if err := e.removeNetwork(ctx, slot); err != nil {
 		return fmt.Errorf("remove network of instance %s: %w", slot.Instance, err)
+	}
+	return nil
+}
+
+// removeNetwork removes the slot's network, and the commands that run beside services in it: a probe may have begun one
+// a moment ago.
+func (e *Engine) removeNetwork(ctx context.Context, slot agent.Slot) error {
+	for tries := 0; ; tries++ {
+		if err := e.dropBeside(ctx, slot); err != nil {
+			return err
+		}
+		_, err := e.api.NetworkRemove(ctx, e.networkName(slot), client.NetworkRemoveOptions{})
+		if err == nil || errdefs.IsNotFound(err) {
+			return nil
+		}
+		if !errdefs.IsPermissionDenied(err) || tries == 20 { // it is refused while something is in it
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// dropBeside ends the commands that run beside services of the slot.
+func (e *Engine) dropBeside(ctx context.Context, slot agent.Slot) error {
+	found, err := e.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: e.filters(slot)})
+	if err != nil {
+		return fmt.Errorf("list containers: %w", err)
+	}
+	for _, c := range found.Items {
+		if c.Labels[labelService] == "" {
+			e.drop(ctx, c.ID)
+		}
 	}
 	return nil
 }
