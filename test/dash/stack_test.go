@@ -45,13 +45,15 @@ func TestStackOnDocker(t *testing.T) {
 	n.restore(backup, v1)
 	// What was acknowledged before the dump began is there; a little earlier, as both read the clock on their own.
 	n.load("verify", "-ledger", n.ledger, "-before", backup.TakenAt.Add(-50*time.Millisecond).Format(time.RFC3339Nano))
-	n.status("v1.0.0", "ferretdb v1.23.1")
+	n.status("v1.0.0")
+	n.runs("mongo", "dash/ferretdb:v1.23.1")
 
 	for _, release := range []string{"dash/v2.0.0", "dash/v3.0.0"} {
 		n.boot(n.spec(release), "s2", 2)
 		n.check("s2")
 	}
-	n.status("v3.0.0", "ferretdb v1.24.0")
+	n.status("v3.0.0")
+	n.runs("mongo", "dash/ferretdb:v1.24.0")
 	if words := n.fails(step.Boot, 2, step.BootArgs{Spec: n.spec("dash/v4.0.0"), Slot: "s2"}); !strings.Contains(words, "api") {
 		t.Errorf("v4 refuses the customer's data with %q", words)
 	}
@@ -329,7 +331,7 @@ func (n *node) start(args ...string) (stop func()) {
 }
 
 // status asks through the frontend, with and without the secret User-Agent.
-func (n *node) status(version, engine string) {
+func (n *node) status(version string) {
 	n.Helper()
 	ask := func(agent string) (int, map[string]any) {
 		r, err := http.NewRequestWithContext(n.Context(), http.MethodGet, n.address()+"/status", nil)
@@ -355,17 +357,29 @@ func (n *node) status(version, engine string) {
 		code, said = ask("initech-status")
 		return code == http.StatusOK
 	}, func() string { return fmt.Sprintf("the status is %v", said) })
-	if said["version"] != version || said["engine"] != engine {
-		n.Errorf("the status is %v, want version %s and engine %s", said, version, engine)
+	if said["version"] != version || said["engine"] != "ferretdb, as mongodb 7.0.42" {
+		n.Errorf("the status is %v, want version %s", said, version)
 	}
 }
 
 // logs gives what a service of slot s2 said.
-func (n *node) logs(service string) string {
+func (n *node) logs(service string) string { return n.docker("logs", container(service)) }
+
+// runs wants a service of slot s2 to be made of an image.
+func (n *node) runs(service, image string) {
 	n.Helper()
-	out, err := exec.Command("docker", "--host", n.host, "logs", "holdfast-par1-n1-initech-s2-"+service+"-1").CombinedOutput()
+	if got := strings.TrimSpace(n.docker("inspect", "--format", "{{.Config.Image}}", container(service))); got != image {
+		n.Errorf("%s is made of %s, want %s", service, got, image)
+	}
+}
+
+func container(service string) string { return "holdfast-par1-n1-initech-s2-" + service + "-1" }
+
+func (n *node) docker(args ...string) string {
+	n.Helper()
+	out, err := exec.Command("docker", append([]string{"--host", n.host}, args...)...).CombinedOutput()
 	if err != nil {
-		n.Fatalf("read logs of %s: %v\n%s", service, err, out)
+		n.Fatalf("docker %v: %v\n%s", args, err, out)
 	}
 	return string(out)
 }

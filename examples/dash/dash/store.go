@@ -109,19 +109,18 @@ func (s *Store) Ping(ctx context.Context) error {
 	return s.Folder.Writable()
 }
 
-// Engine is what the database says of itself, such as "7.0.14".
+// Engine is what the database says of itself: "mongodb 7.0.14", or "ferretdb, as mongodb 7.0.42". A FerretDB that was
+// built as a library does not tell its own version.
 func (s *Store) Engine(ctx context.Context) (string, error) {
 	var info struct {
 		Version string `bson:"version"`
-		Ferret  struct {
-			Version string `bson:"version"`
-		} `bson:"ferretdb"`
+		Ferret  string `bson:"ferretdbVersion"`
 	}
 	if err := s.db.RunCommand(ctx, bson.D{{Key: "buildInfo", Value: 1}}).Decode(&info); err != nil {
 		return "", fmt.Errorf("ask database for its version: %w", err)
 	}
-	if info.Ferret.Version != "" {
-		return "ferretdb " + info.Ferret.Version, nil
+	if info.Ferret != "" {
+		return "ferretdb, as mongodb " + info.Version, nil
 	}
 	return "mongodb " + info.Version, nil
 }
