@@ -214,9 +214,7 @@ func (r *Repository) newBackup(ctx context.Context, key WriterKey, o BackupOptio
 	}
 	b := &backup{repo: r, key: key, keys: key.keys(), to: to, o: o, began: time.Now()}
 	b.cut = chunk.NewCutter(b.keys.Gear)
-	if o.ReadLimit > 0 {
-		b.limit = rate.NewLimiter(rate.Limit(o.ReadLimit), max(o.ReadLimit, readAhead))
-	}
+	b.limit = limiter(o.ReadLimit)
 	if b.journal, err = openJournal(o.Cache, r.config.ID); err != nil {
 		return nil, err
 	}

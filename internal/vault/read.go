@@ -134,10 +134,7 @@ func (r *reader) readExtents(f *os.File, p *part) error {
 
 // slow keeps to the read limit.
 func (r *reader) slow(n int) error {
-	if r.b.limit == nil {
-		return r.ctx.Err()
-	}
-	return r.b.limit.WaitN(r.ctx, n)
+	return wait(r.ctx, r.b.limit, n)
 }
 
 // readStream stores what a function writes. Its error is the backup's: half a dump is no dump.
