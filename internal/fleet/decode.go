@@ -79,7 +79,7 @@ func decode(tree map[string]any, target any) error {
 		TagName:    "json",
 		Squash:     true,
 		Result:     target,
-		DecodeHook: mapstructure.ComposeDecodeHookFunc(durationHook, valueHook, mapstructure.TextUnmarshallerHookFunc()),
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(durationHook, valueHook, selectorHook, mapstructure.TextUnmarshallerHookFunc()),
 	})
 	if err != nil {
 		return fmt.Errorf("make decoder: %w", err)
@@ -93,6 +93,14 @@ func durationHook(from, to reflect.Type, data any) (any, error) {
 		return data, nil
 	}
 	return ParseDuration(text)
+}
+
+func selectorHook(_, to reflect.Type, data any) (any, error) {
+	equal, ok := data.(map[string]any)
+	if !ok || to != reflect.TypeFor[Selector]() {
+		return data, nil
+	}
+	return selectorOf(equal)
 }
 
 func valueHook(_, to reflect.Type, data any) (any, error) {

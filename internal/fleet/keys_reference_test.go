@@ -128,5 +128,8 @@ func kindOf(root, property map[string]any) string {
 	case "number", "boolean":
 		return fmt.Sprint(node["type"])
 	}
+	if either, _ := node["oneOf"].([]any); len(either) == 2 {
+		return "a selector: text such as `tier=gold,site!=par1`, or a mapping of names to text"
+	}
 	return "text, number or boolean"
 }

@@ -33,10 +33,10 @@ const (
 // RecoveryScope selects instances among those that live in what was lost. Expect is the count the author counted;
 // more or fewer than Expect by Tolerance is refused, so that a selector that is wrong by one label fires nothing.
 type RecoveryScope struct {
-	Select    map[string]string `json:"select,omitempty"` // labels that must all be equal; empty selects every instance there
-	Never     []string          `json:"never,omitempty"`  // instances never touched
-	Expect    int               `json:"expect"`
-	Tolerance int               `json:"tolerance,omitempty"`
+	Select    Selector `json:"select,omitzero"` // empty selects every instance there
+	Never     []string `json:"never,omitempty"` // instances never touched
+	Expect    int      `json:"expect"`
+	Tolerance int      `json:"tolerance,omitempty"`
 }
 
 // RecoveryTarget says where instances may be rebuilt. Sites empty means any site but the lost one; Nodes empty means
@@ -51,10 +51,10 @@ type RecoveryTarget struct {
 
 // RecoveryTier promises times for the instances it selects. The first tier whose Select matches takes the instance.
 type RecoveryTier struct {
-	Name   string            `json:"name"`
-	Select map[string]string `json:"select,omitempty"` // empty takes all that is left
-	RTO    time.Duration     `json:"rto"`              // from the first failed outside probe to back to normal
-	RPO    time.Duration     `json:"rpo"`              // of data lost at most
+	Name   string        `json:"name"`
+	Select Selector      `json:"select,omitzero"` // empty takes all that is left
+	RTO    time.Duration `json:"rto"`             // from the first failed outside probe to back to normal
+	RPO    time.Duration `json:"rpo"`             // of data lost at most
 }
 
 // RecoveryNormal says when an instance is back: Good results in a row from outside probes, after it was verdict bad

@@ -1,7 +1,9 @@
 package fleet
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -97,9 +99,42 @@ func (s *Selector) UnmarshalText(text []byte) error {
 	return err
 }
 
-// JSONSchema describes the text form to editors.
+// UnmarshalJSON reads the text form, or a mapping of keys to the one value each must hold: {tier: gold}.
+func (s *Selector) UnmarshalJSON(data []byte) error {
+	var text string
+	if json.Unmarshal(data, &text) == nil {
+		return s.UnmarshalText([]byte(text))
+	}
+	var equal map[string]any
+	if err := json.Unmarshal(data, &equal); err != nil {
+		return fmt.Errorf("read selector: %w", err)
+	}
+	text, err := selectorOf(equal)
+	if err != nil {
+		return err
+	}
+	return s.UnmarshalText([]byte(text))
+}
+
+// selectorOf is the text form of a mapping of keys to the one value each must hold.
+func selectorOf(equal map[string]any) (string, error) {
+	var terms []string
+	for _, key := range slices.Sorted(maps.Keys(equal)) {
+		value := fmt.Sprint(equal[key])
+		if strings.ContainsAny(key+value, ",|=!") {
+			return "", fmt.Errorf("read selector: %s: %s holds one of , | = !; write it as text: select: %q", key, value, "KEY=A|B,KEY!=C")
+		}
+		terms = append(terms, key+"="+value)
+	}
+	return strings.Join(terms, ","), nil
+}
+
+// JSONSchema describes both forms to editors.
 func (Selector) JSONSchema() *jsonschema.Schema {
-	return &jsonschema.Schema{Type: "string", Examples: []any{"site=par1,tier=gold|silver", "role=spare"}}
+	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{
+		{Type: "string", Examples: []any{"site=par1,tier=gold|silver", "role=spare"}},
+		{Type: "object", AdditionalProperties: &jsonschema.Schema{Type: "string"}, Examples: []any{map[string]any{"tier": "gold"}}},
+	}}
 }
 
 // Selectable gives what selectors see of an instance: its own labels, and name, product, release, ring, site and node.

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -114,4 +115,65 @@ func FuzzReferences(f *testing.F) {
 			t.Errorf("resolving no value changed %q to %q", text, kept)
 		}
 	})
+}
+
+// A selector in a file or in JSON is text, or a mapping of keys to the one value each must hold.
+func TestSelectorForms(t *testing.T) {
+	for given, want := range map[string]string{
+		`"tier=gold|silver,site!=par1"`:  "tier=gold|silver,site!=par1",
+		`{"tier": "gold", "site": "b1"}`: "site=b1,tier=gold",
+		`{}`:                             "",
+		`""`:                             "",
+	} {
+		var s Selector
+		if err := json.Unmarshal([]byte(given), &s); err != nil || s.String() != want {
+			t.Errorf("%s is read as %q (%v), want %q", given, s, err, want)
+		}
+		text, err := json.Marshal(s)
+		var again Selector
+		if err != nil || json.Unmarshal(text, &again) != nil || again.String() != want {
+			t.Errorf("%s is written as %s (%v)", given, text, err)
+		}
+	}
+	for given, want := range map[string]string{
+		`"a,,b"`:             `parse selector "a,,b": "" is not KEY=VALUE, KEY!=VALUE or a name`,
+		`{"tier": "gold|x"}`: `read selector: tier: gold|x holds one of , | = !; write it as text: select: "KEY=A|B,KEY!=C"`,
+	} {
+		var s Selector
+		if err := json.Unmarshal([]byte(given), &s); err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", given, err, want)
+		}
+	}
+}
+
+// What a recovery plan selects is written in either form.
+func TestRecoveryPlanSelects(t *testing.T) {
+	text := `kind: Site
+name: par1
+---
+kind: Site
+name: ams1
+---
+kind: RecoveryPlan
+name: lose-par1
+scenario: site_lost
+lost: par1
+scope: {select: "product=notes,ring!=canary", expect: 1}
+target: {sites: [ams1]}
+tiers:
+  - {name: gold, select: {tier: gold}, rto: 20m, rpo: 30m}
+  - {name: rest, rto: 1h, rpo: 2h}
+`
+	f, err := Read(Files{"fleet.yaml": []byte(text)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := f.RecoveryPlans["lose-par1"]
+	if p.Scope.Select.String() != "product=notes,ring!=canary" || p.Tiers[0].Select.String() != "tier=gold" || !p.Tiers[1].Select.IsZero() {
+		t.Errorf("the plan selects %q, %q, %q", p.Scope.Select, p.Tiers[0].Select, p.Tiers[1].Select)
+	}
+	_, err = Read(Files{"fleet.yaml": []byte(strings.Replace(text, "product=notes,", "product=,", 1))})
+	if err == nil || !strings.Contains(err.Error(), "fleet.yaml:") || !strings.Contains(err.Error(), `"product=" is not KEY=VALUE, KEY!=VALUE or a name`) {
+		t.Errorf("a selector that is none: %v", err)
+	}
 }

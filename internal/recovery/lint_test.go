@@ -16,6 +16,15 @@ import (
 )
 
 // twoSites is a fleet of three instances in paris, each backed up into lyon, with room for all there.
+// sel is a selector that is known to be right.
+func sel(text string) fleet.Selector {
+	s, err := fleet.ParseSelector(text)
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
 func twoSites() (fleet.RecoveryPlan, World) {
 	node := func(name, site string, roles ...fleet.Role) fleet.NodeFacts {
 		return fleet.NodeFacts{Node: name, Site: site, Roles: roles, Engines: []string{"exec"}, SeenAt: t0,
@@ -44,8 +53,8 @@ func twoSites() (fleet.RecoveryPlan, World) {
 		w.Catalogue[name] = Snapshot{ID: "snap" + name + "0123456789", Instance: name, TakenAt: t0.Add(-time.Minute), Bytes: int64(i+1) << 28, Vault: "lyonv", Custodian: true}
 	}
 	plan := fleet.RecoveryPlan{Name: "lose-paris", Scenario: fleet.SiteLost, Lost: "paris",
-		Scope: fleet.RecoveryScope{Select: map[string]string{"product": "notes"}, Expect: 3},
-		Tiers: []fleet.RecoveryTier{{Name: "gold", Select: map[string]string{"tier": "gold"}, RTO: time.Hour, RPO: 2 * time.Hour}, {Name: "silver", RTO: time.Hour, RPO: 2 * time.Hour}},
+		Scope: fleet.RecoveryScope{Select: sel("product=notes"), Expect: 3},
+		Tiers: []fleet.RecoveryTier{{Name: "gold", Select: sel("tier=gold"), RTO: time.Hour, RPO: 2 * time.Hour}, {Name: "silver", RTO: time.Hour, RPO: 2 * time.Hour}},
 		Tell:  []fleet.RecoveryTell{{Event: TellDeclared, Audience: "customers", To: []string{"status"}, Text: "We rebuild."}, {Event: TellTierRestored, Audience: "team", To: []string{"ops"}, Text: "A tier is back."}, {Event: TellRestored, Audience: "customers", To: []string{"status"}, Text: "All is back."}, {Event: TellFailed, Audience: "team", To: []string{"ops"}, Text: "Look."}},
 		Fault: fleet.RecoveryFault{Kind: "kill", For: 10 * time.Minute}}
 	return plan, w
@@ -86,8 +95,8 @@ func TestLintFinds(t *testing.T) {
 	for want, change := range map[string]func(*fleet.RecoveryPlan, *World){
 		"lost-unknown recoveryplan/lose-paris: there is no site rome":                                   func(p *fleet.RecoveryPlan, _ *World) { p.Lost = "rome" },
 		`scenario-unknown recoveryplan/lose-paris: scenario "fire" is not known`:                        func(p *fleet.RecoveryPlan, _ *World) { p.Scenario = "fire" },
-		"scope-empty recoveryplan/lose-paris: the scope matches no instance that lives in paris":        func(p *fleet.RecoveryPlan, _ *World) { p.Scope.Select["tier"] = "lead" },
-		"scope-count recoveryplan/lose-paris: the scope matches 1 instances, the plan expects 3":        func(p *fleet.RecoveryPlan, _ *World) { p.Scope.Select["tier"] = "gold" },
+		"scope-empty recoveryplan/lose-paris: the scope matches no instance that lives in paris":        func(p *fleet.RecoveryPlan, _ *World) { p.Scope.Select = sel("product=notes,tier=lead") },
+		"scope-count recoveryplan/lose-paris: the scope matches 1 instances, the plan expects 3":        func(p *fleet.RecoveryPlan, _ *World) { p.Scope.Select = sel("product=notes,tier=gold") },
 		"never-unknown recoveryplan/lose-paris: scope.never names hooli, and there is no such instance": func(p *fleet.RecoveryPlan, _ *World) { p.Scope.Never = []string{"hooli"} },
 		"tier-missing instance/globex: no tier of the plan takes it":                                    func(p *fleet.RecoveryPlan, _ *World) { p.Tiers = p.Tiers[:1] },
 		"tier-empty recoveryplan/lose-paris: tier bronze takes no instance": func(p *fleet.RecoveryPlan, _ *World) {

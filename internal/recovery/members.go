@@ -52,24 +52,14 @@ func lives(plan fleet.RecoveryPlan, p fleet.Placement) bool {
 }
 
 func inScope(scope fleet.RecoveryScope, i fleet.Instance) bool {
-	return !slices.Contains(scope.Never, i.Name) && selects(scope.Select, i.Selectable())
-}
-
-// selects tells whether every wanted label is there with the wanted value.
-func selects(want map[string]string, have fleet.Labels) bool {
-	for key, value := range want {
-		if !slices.Contains(have[key], value) {
-			return false
-		}
-	}
-	return true
+	return !slices.Contains(scope.Never, i.Name) && scope.Select.Matches(i.Selectable())
 }
 
 // member gives the instance its tier: the first that selects it. A plan without tiers promises nothing to all.
 func member(tiers []fleet.RecoveryTier, i fleet.Instance, p fleet.Placement) (Member, bool) {
 	m := Member{Instance: i.Name, FromNode: p.Node, FromSite: p.Site, Epoch: p.Epoch}
 	for rank, t := range tiers {
-		if selects(t.Select, i.Selectable()) {
+		if t.Select.Matches(i.Selectable()) {
 			m.Tier, m.Rank, m.RTO, m.RPO = t.Name, rank, t.RTO, t.RPO
 			return m, true
 		}
