@@ -173,6 +173,9 @@ func (s *Server) Join(ctx context.Context) error {
 		}
 	}
 	files := append(unit("holdfast-agent.service", agentUnit), private("/etc/holdfast/agent.env", []byte(s.agentSettings(token))))
+	if s.lab.ACME {
+		files = append(files, File{Path: acmeAuthority, From: s.lab.Services().ACME.CAFile})
+	}
 	if err := s.Put(ctx, append(files, s.wall()...)...); err != nil {
 		return err
 	}
@@ -191,6 +194,9 @@ func (l *Lab) joinToken(ctx context.Context, s *Server) (string, error) {
 	err := l.JSON(ctx, &made, "join-token", "create", "--node", s.Name, "--site", s.Site, "--roles", strings.Join(s.Roles, ","))
 	return made.Token, err
 }
+
+// acmeAuthority is where a node has the authority of the issuer's own certificate.
+const acmeAuthority = "/etc/holdfast/acme-ca.pem"
 
 const agentUnit = `[Unit]
 Description=Holdfast agent
@@ -220,6 +226,9 @@ func (s *Server) agentSettings(token string) string {
 	}
 	if token != "" {
 		settings = append(settings, "HOLDFAST_JOIN="+token)
+	}
+	if slices.Contains(s.Roles, "edge") && s.lab.ACME {
+		settings = append(settings, "HOLDFAST_ACME_DIRECTORY="+s.lab.Services().ACME.Directory, "HOLDFAST_ACME_CA="+acmeAuthority, "HOLDFAST_ACME_EMAIL=ops@"+CustomerDomain)
 	}
 	if slices.Contains(s.Roles, "edge") {
 		settings = append(settings, "HOLDFAST_EDGE_LISTEN="+s.Address.String()+":443", "HOLDFAST_EDGE_PLAIN_LISTEN="+s.Address.String()+":80")

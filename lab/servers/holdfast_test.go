@@ -31,7 +31,7 @@ func TestHoldfastLab(t *testing.T) {
 	serverstest.Needed(t)
 	shape := servers.Default("labhf")
 	shape.Sites[0], shape.Sites[1] = servers.DockerSite("par1", 1), servers.DockerSite("ams1", 1)
-	shape.Bin = serverstest.Programs(t)
+	shape.Bin, shape.ACME = serverstest.Programs(t), true
 	l := serverstest.Up(t, shape)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -52,6 +52,11 @@ func TestHoldfastLab(t *testing.T) {
 	t.Run("mail arrives", func(t *testing.T) { mailArrives(ctx, t, l.Services()) })
 	t.Run("the name server takes updates and tells them to nodes", func(t *testing.T) { namesChange(ctx, t, l) })
 	t.Run("the issuer of certificates answers", func(t *testing.T) { issuerAnswers(ctx, t, l.Services().ACME) })
+	t.Run("every server trusts the issuer", func(t *testing.T) {
+		for _, s := range l.Servers() {
+			say(ctx, t, s, "openssl", "verify", "/usr/local/share/ca-certificates/lab-acme.crt")
+		}
+	})
 	t.Run("the vault is reached over SFTP alone", func(t *testing.T) { vaultIsClosed(ctx, t, l) })
 	t.Run("a node that was killed is seen again", func(t *testing.T) {
 		s := serverstest.Server(t, l, "ams1-n1")

@@ -167,6 +167,9 @@ func (l *Lab) raise(ctx context.Context) error {
 	if err := l.startServices(ctx); err != nil {
 		return err
 	}
+	if err := l.trustIssuer(ctx); err != nil {
+		return err
+	}
 	return l.install(ctx)
 }
 

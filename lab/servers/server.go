@@ -5,13 +5,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
+	"holdfast/internal/problem"
 	"holdfast/lab"
 )
 
@@ -99,6 +102,60 @@ func (s *Server) Docker() (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("unix:///proc/%d/root/run/docker.sock", first), nil
+}
+
+// PutFolder copies the files of a folder of this machine to every server with a Docker Engine that has power, at the
+// path to.
+func (l *Lab) PutFolder(ctx context.Context, dir, to string) error {
+	var files []File
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		below, err := filepath.Rel(dir, path)
+		files = append(files, File{Path: filepath.Join(to, below), From: path})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("list %s: %w", dir, err)
+	}
+	return l.each(func(s *Server) error {
+		if !s.Spec.Docker || !s.On() {
+			return nil
+		}
+		return s.Put(ctx, files...)
+	})
+}
+
+// LoadImages loads every tar file of a folder into every Docker Engine of the lab that has power, a few at a time.
+func (l *Lab) LoadImages(ctx context.Context, dir string) error {
+	tars, err := filepath.Glob(filepath.Join(dir, "*.tar"))
+	if err != nil {
+		return err
+	}
+	if len(tars) == 0 {
+		return problem.New(problem.NotFound, "make dash, then: holdfast-lab load bin/dash/images", "no images were loaded: %s holds no .tar file", dir)
+	}
+	return l.each(func(s *Server) error {
+		if !s.Spec.Docker || !s.On() {
+			return nil
+		}
+		for _, tar := range tars {
+			if err := s.loadFile(ctx, tar); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s *Server) loadFile(ctx context.Context, path string) error {
+	images, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer images.Close()
+	return s.LoadImages(ctx, images)
 }
 
 // LoadImages loads a tar file of `docker save` (or `docker image save`) into the server's engine.

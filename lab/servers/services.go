@@ -96,6 +96,33 @@ func (l *Lab) startServices(ctx context.Context) error {
 	return s.waitPorts(ctx, s3Port, smtpPort, mailPort, dnsPort, acmePort, rootsPort)
 }
 
+// trustIssuer lets every server trust the certificates that the issuer gives, as it would trust a public one's. The
+// issuer has another authority after each start of its own: up tells the servers again.
+func (l *Lab) trustIssuer(ctx context.Context) error {
+	if !l.ACME {
+		return nil
+	}
+	issuer, err := l.Server(l.of(Services))
+	if err != nil {
+		return err
+	}
+	roots, err := issuer.Run(ctx, "curl", "-fsS", "--cacert", "/etc/lab/acme.pem", fmt.Sprintf("https://%s:%d/roots/0", issuer.Name, rootsPort))
+	if err != nil {
+		return err
+	}
+	const path = "/usr/local/share/ca-certificates/lab-acme.crt"
+	return l.each(func(s *Server) error {
+		if have, err := s.Run(ctx, "cat", path); err == nil && have == roots {
+			return nil
+		}
+		if err := s.Put(ctx, text(path, "%s", roots)); err != nil {
+			return err
+		}
+		_, err := s.Run(ctx, "update-ca-certificates")
+		return err
+	})
+}
+
 // waitPorts waits until the server accepts on every port.
 func (s *Server) waitPorts(ctx context.Context, ports ...int) error {
 	return lab.Until(ctx, 30*time.Second, 50*time.Millisecond, "reach the services of "+s.Name, func() (bool, string) {

@@ -14,7 +14,8 @@ type Shape struct {
 	Name    string       `json:"name"`    // of the lab; part of every name it gives
 	Network netip.Prefix `json:"network"` // a /16 that this machine does not route; the zero value takes a free one
 	Sites   []Site       `json:"sites"`
-	Bin     string       `json:"bin"` // folder of holdfast and holdfast-agent; "" = servers only, nothing of Holdfast
+	ACME    bool         `json:"acme,omitempty"` // edges ask the services' issuer for certificates, not the control plane
+	Bin     string       `json:"bin"`            // folder of holdfast and holdfast-agent; "" = servers only, nothing of Holdfast
 }
 
 // Site is a place that can be lost as a whole.
@@ -132,6 +133,9 @@ func (s Shape) Check() error {
 	}
 	if s.Bin != "" && s.of(Control) == "" {
 		bad("add a server with the duty control", "nodes have no control plane to join")
+	}
+	if s.ACME && s.of(Services) == "" {
+		bad("add a server with the duty services", "edges have no issuer of certificates to ask")
 	}
 	return wrong.OrNil()
 }

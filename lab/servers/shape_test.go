@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -31,6 +30,7 @@ func TestCheckSaysAllThatIsWrong(t *testing.T) {
 		{"name that a shell would read", func(s *Shape) { s.Sites[0].Servers[0].Name = "a;b" }, `"a;b" is no good name`},
 		{"tiny disk", func(s *Shape) { s.Sites[0].Servers[0].DiskMB = 1 }, "the disk of par1-n1 has 1 MB"},
 		{"no control plane", func(s *Shape) { s.Bin, s.Sites = "/bin", s.Sites[:1] }, "nodes have no control plane"},
+		{"no issuer", func(s *Shape) { s.ACME, s.Sites = true, s.Sites[:6] }, "edges have no issuer"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := Default("lab")
@@ -143,7 +143,11 @@ func TestMirrorIn(t *testing.T) {
 
 // The clock of the very library that this test is built with can be changed.
 func TestSkewedTimeChangesThisGo(t *testing.T) {
-	source, err := os.ReadFile(filepath.Join(runtime.GOROOT(), "src", "time", "time.go"))
+	root, err := output(t.Context(), "go", "env", "GOROOT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(root)), "src", "time", "time.go"))
 	if err != nil {
 		t.Fatal(err)
 	}

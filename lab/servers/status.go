@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -91,6 +92,13 @@ func (l *Lab) Tell(out io.Writer) error {
 	name := ""
 	if l.Name != "lab" {
 		name = " -name " + l.Name
+	}
+	if l.Bin != "" {
+		fmt.Fprintf(&b, "\n  export HOLDFAST_CONTEXT=%s\n  %s get nodes\n  %s                      # the web; enter with the token in that file\n",
+			l.Context(), filepath.Join(l.Bin, "holdfast"), l.URL())
+	}
+	if mail := l.Services().Mail; mail != "" {
+		fmt.Fprintf(&b, "  %s                     # the mail that was sent\n", mail)
 	}
 	fmt.Fprintf(&b, "\n  holdfast-lab status%s\n", name)
 	first := l.servers[0]

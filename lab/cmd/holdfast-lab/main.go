@@ -31,7 +31,7 @@ func commands() *cobra.Command {
 		SilenceErrors: true, SilenceUsage: true,
 	}
 	root.PersistentFlags().String("name", "lab", "name of the lab; two may be up at once")
-	root.AddCommand(upCommand(), downCommand(), statusCommand(), shellCommand(), skewedCommand())
+	root.AddCommand(upCommand(), downCommand(), statusCommand(), loadCommand(), putCommand(), shellCommand(), skewedCommand())
 	root.AddCommand(faultCommands()...)
 	return root
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -18,6 +19,7 @@ type asked struct {
 	network string
 	bin     string
 	bare    bool
+	acme    bool
 }
 
 func upCommand() *cobra.Command {
@@ -36,6 +38,7 @@ func upCommand() *cobra.Command {
 	cmd.Flags().StringVar(&a.network, "network", "", "network of the lab, a /16 (default: the first free one from 10.70.0.0/16 on)")
 	cmd.Flags().StringVar(&a.bin, "bin", "", "folder of holdfast and holdfast-agent (default: where this program is)")
 	cmd.Flags().BoolVar(&a.bare, "bare", false, "servers only, nothing of Holdfast")
+	cmd.Flags().BoolVar(&a.acme, "acme", false, "edges get their certificates from the lab's ACME issuer")
 	return cmd
 }
 
@@ -66,6 +69,7 @@ func (a asked) shape(name string) (servers.Shape, error) {
 	if a.bare {
 		return shape, nil
 	}
+	shape.ACME = a.acme
 	if shape.Bin = a.bin; shape.Bin == "" {
 		self, err := os.Executable()
 		if err != nil {
@@ -85,6 +89,24 @@ func downCommand() *cobra.Command {
 			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "lab %s is gone\n", nameOf(cmd))
 			return err
+		},
+	}
+}
+
+func loadCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "load FOLDER", Short: "Load every image of FOLDER (*.tar) into every Docker Engine of the lab", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return onLab(cmd, func(ctx context.Context, l *servers.Lab) error { return l.LoadImages(ctx, args[0]) }, "loaded", args)
+		},
+	}
+}
+
+func putCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "put FOLDER PATH", Short: "Copy the files of FOLDER to PATH on every Docker server of the lab", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return onLab(cmd, func(ctx context.Context, l *servers.Lab) error { return l.PutFolder(ctx, args[0], args[1]) }, "copied", args)
 		},
 	}
 }
