@@ -120,7 +120,7 @@ func newNode(t *testing.T, host string) *node {
 }
 
 // build makes the programs and images and gives their folder.
-func build(t *testing.T) string {
+func build(t *testing.T, flags ...string) string {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -128,6 +128,7 @@ func build(t *testing.T) string {
 	}
 	into := filepath.Join(root, "bin", "dash")
 	command := exec.CommandContext(t.Context(), "go", "-C", filepath.Join(root, "examples", "dash"), "run", "./cmd/dash-build", "-out", into)
+	command.Args = append(command.Args, flags...)
 	if said, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("make the images: %v\n%s", err, said)
 	}
