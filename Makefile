@@ -50,6 +50,9 @@ test: setup ## every test
 mutate: ## every check of the vault switched off in turn: the test named beside it must go red (about a minute)
 	$(GO) test -tags mutate -count=1 -timeout 10m -run TestRemovedChecksAreMissed ./internal/vault
 
+e2e: setup ## the stories of test/e2e alone, with a kill at every single moment of a recovery: HOLDFAST_E2E=full
+	HOLDFAST_E2E=full $(GO) test -count=1 -timeout 60m -v ./test/e2e
+
 check: ## format, vet and lint, with the pinned linter
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...

@@ -203,6 +203,10 @@ func TestDrillFromEndToEnd(t *testing.T) {
 		}
 		s.at += 3600
 		s.probe(false, 9) // what happens later is not this drill's
+		s.exec("UPDATE drills SET scorecard = 'null' WHERE id = ?", run.ID)
+		if gone, err := Kept(t.Context(), d, run.ID); err != nil || gone != nil {
+			t.Fatalf("the kept scorecard is still there: %v, %v", gone, err)
+		}
 		live, err := s.runner().Scorecard(t.Context(), run.ID)
 		if err != nil {
 			t.Fatal(err)
@@ -212,6 +216,10 @@ func TestDrillFromEndToEnd(t *testing.T) {
 		}
 		if got, want := kinds(t, d, run.ID), "started linted arming armed firing fired detected declared recovered normal undoing undone residue scored"; got != want {
 			t.Errorf("events %s, want %s", got, want)
+		}
+		err = d.Tx(t.Context(), func(ctx context.Context, tx db.Tx) error { return keepScorecard(ctx, tx, run.ID, live) })
+		if err != nil {
+			t.Fatal(err)
 		}
 		took, err := past(t.Context(), d)
 		if err != nil || took["acme"] != time.Second {

@@ -136,6 +136,7 @@ func scoreInstance(in Input, m Member, span Span, known bool) InstanceCard {
 		RTOSeconds: m.RTO.Seconds(), RPOSeconds: m.RPO.Seconds(), Steps: waterfall(steps), Notes: []string{},
 	}
 	card.RestoreSeconds = restoreTime(card.Steps)
+	card.WaitingSeconds = waitingTime(card.Steps, card.RestoreSeconds)
 	if both, ok := twoWriters(in, m.Instance); ok {
 		card.TwoWriterSeconds = seconds(both)
 	}
@@ -248,6 +249,23 @@ func restoreTime(bars []StepCard) *float64 {
 		}
 	}
 	return since(from, to)
+}
+
+// waitingTime is what of the restore no bar covers: it waited for its turn on a node, or for a server that was away.
+// The bars are in order of their start.
+func waitingTime(bars []StepCard, restore *float64) *float64 {
+	if restore == nil {
+		return nil
+	}
+	var waited time.Duration
+	end := bars[0].Start
+	for _, b := range bars {
+		waited += max(0, b.Start.Sub(end))
+		if b.End.After(end) {
+			end = b.End
+		}
+	}
+	return seconds(waited)
 }
 
 func reached(bars []StepCard, name string) bool {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -335,6 +336,101 @@ func TestScoreAddsUp(t *testing.T) {
 			if s.Measured+s.Unknown != len(in.Members) {
 				t.Fatalf("%d measured and %d unknown", s.Measured, s.Unknown)
 			}
+		}
+	})
+}
+
+// What the bars cover and what was waited make the restore, however the steps lie: looked at every tenth of a second.
+func TestBarsAndWaitingMakeTheRestore(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		steps := restored("acme", "lyon1", 0)
+		var covered [2000]bool
+		last := 0
+		for i := range steps {
+			from := rapid.IntRange(0, 900).Draw(t, "from")
+			to := from + rapid.IntRange(1, 300).Draw(t, "length")
+			steps[i].StartedAt, steps[i].EndedAt = sec(float64(from)/10), sec(float64(to)/10)
+		}
+		bars := waterfall(steps)
+		tenths := func(at time.Time) int { return int(at.Sub(t0).Round(100*time.Millisecond) / (100 * time.Millisecond)) }
+		begin := tenths(bars[0].Start)
+		sum := 0.0
+		for _, b := range bars {
+			sum += *b.Seconds
+			from, to := tenths(b.Start), tenths(b.End)
+			for i := from; i < to; i++ {
+				covered[i] = true
+			}
+			last = max(last, to)
+		}
+		busy := 0
+		for _, c := range covered {
+			if c {
+				busy++
+			}
+		}
+		restore := restoreTime(bars)
+		waiting := waitingTime(bars, restore)
+		if near := float64(busy)/10 + *waiting; math.Abs(near-*restore) > 0.01 || math.Abs(*restore-float64(last-begin)/10) > 0.01 {
+			t.Fatalf("bars cover %d tenths, waited %.1f s, restore %.1f s of %d tenths", busy, *waiting, *restore, last-begin)
+		}
+		if sum+*waiting < *restore-0.01 {
+			t.Fatalf("bars of %.1f s and %.1f s of waiting leave a gap in %.1f s", sum, *waiting, *restore)
+		}
+	})
+}
+
+// With one good answer to be back, an instance is down from every bad answer to the next question, and at no other time.
+func TestDowntimeIsTheTimeOfBadAnswers(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := story()
+		in.Plan.Normal.Good = 1
+		in.Results = nil
+		want, at, ok := 0.0, 0.0, true
+		for range rapid.IntRange(1, 40).Draw(t, "questions") {
+			gap := float64(rapid.IntRange(1, 10).Draw(t, "gap")) / 10
+			if !ok {
+				want += gap
+			}
+			at, ok = at+gap, rapid.Bool().Draw(t, "ok")
+			in.Results = append(in.Results, ProbeResult{Instance: "acme", Probe: "p1", OK: ok, At: sec(at), Interval: time.Second})
+		}
+		got := Score(in).Instances[0].DowntimeSeconds
+		switch {
+		case !ok && got != nil:
+			t.Fatalf("it is still down, and its downtime is said to be %v s", *got)
+		case ok && want > 0 && (got == nil || math.Abs(*got-want) > 0.01):
+			t.Fatalf("down for %v s, bad answers for %.1f s", got, want)
+		}
+	})
+}
+
+// A percentile is the smallest measured value that so many values do not exceed.
+func TestSummaryAgainstItsDefinition(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		values := rapid.SliceOfN(rapid.Float64Range(0, 100), 1, 30).Draw(t, "values")
+		var all []*float64
+		for _, v := range values {
+			all = append(all, new(v))
+		}
+		s := summary(append(all, nil))
+		atMost := func(percent float64) float64 {
+			best := math.Inf(1)
+			for _, v := range values {
+				n := 0
+				for _, other := range values {
+					if other <= v {
+						n++
+					}
+				}
+				if float64(n) >= percent/100*float64(len(values)) {
+					best = min(best, v)
+				}
+			}
+			return best
+		}
+		if *s.P50 != atMost(50) || *s.P95 != atMost(95) || *s.Max != atMost(100) || s.Measured != len(values) || s.Unknown != 1 {
+			t.Fatalf("%v: p50 %v p95 %v max %v of %d and %d", values, *s.P50, *s.P95, *s.Max, s.Measured, s.Unknown)
 		}
 	})
 }

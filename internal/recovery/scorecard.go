@@ -62,6 +62,7 @@ type InstanceCard struct {
 	DowntimeSeconds  *float64  `json:"downtime_seconds"`
 	DowntimeError    *float64  `json:"downtime_error_seconds"` // the probes' interval
 	RestoreSeconds   *float64  `json:"restore_seconds"`
+	WaitingSeconds   *float64  `json:"waiting_seconds"` // of the restore: no step of it ran. With what the bars cover it is restore_seconds
 	DataLossSeconds  *float64  `json:"data_loss_seconds"`
 	TwoWriterSeconds *float64  `json:"two_writer_seconds"`
 	RTOSeconds       float64   `json:"rto_seconds"` // promised; 0 = nothing promised
