@@ -15,11 +15,11 @@ import (
 // flow is the order of the packages: a package imports only packages that stand before it.
 // It is the list of docs/architecture.md; a new package gets its place here first.
 var flow = []string{
-	"problem", "db", "secret", "access", "audit", "config", "vault",
+	"problem", "db", "secret", "access", "audit", "kit", "config", "vault",
 	"fleet",
 	"step", "plan",
 	"approval", "op",
-	"metric", "logs", "link", "check", "names", "edge", "agent", "observe", "apply", "backup",
+	"metric", "logs", "link", "check", "names", "edge", "agent", "observe", "apply", "backup", "adopt",
 	"alert",
 	"notify", "oncall", "incident", "statuspage",
 	"recovery", "evidence",

@@ -34,4 +34,5 @@ type Settings struct {
 	Routes func(ctx context.Context, routes link.RoutesSetting) error
 	Probes func(ctx context.Context, probes link.ProbesSetting) error
 	Grants func(ctx context.Context, grants link.GrantsSetting) error
+	Kit    func(ctx context.Context, kit link.KitSetting) error
 }

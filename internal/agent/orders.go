@@ -64,9 +64,9 @@ func urgent(kind step.Kind) bool {
 	switch kind {
 	case step.Fence, step.Arm, step.Fire, step.Undo:
 		return true
-	case step.Stage, step.Boot, step.Ready, step.Checks, step.Switch, step.Stop, step.Discard, step.Backup, step.Fetch, step.Load:
+	case step.Stage, step.Boot, step.Ready, step.Checks, step.Switch, step.Stop, step.Discard, step.Backup, step.Fetch, step.Load, step.Prune, step.Survey:
 		return false
-	case step.Claim, step.Route, step.Release, step.Tell:
+	case step.Claim, step.Route, step.Release, step.Tell, step.Adopt:
 		return false // never reach a node
 	}
 	return false

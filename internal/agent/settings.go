@@ -53,6 +53,9 @@ func newSettings(c Config) *settings {
 			link.SettingGrants: func(ctx context.Context, held link.Setting) error {
 				return offer(held, c.Settings.Grants != nil, func(g link.GrantsSetting) error { return c.Settings.Grants(ctx, g) })
 			},
+			link.SettingKit: func(ctx context.Context, held link.Setting) error {
+				return offer(held, c.Settings.Kit != nil, func(k link.KitSetting) error { return c.Settings.Kit(ctx, k) })
+			},
 		},
 	}
 	for kind := range s.apply {

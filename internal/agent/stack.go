@@ -40,6 +40,7 @@ type StackConfig struct {
 	Management []string                    // addresses that a cut always allows: the server's, at least
 	ReplyTo    string                      // age recipient of the server: secrets on their way to it are sealed to this
 	Stores     OpenStore                   // reaches a repository's store; nil = no backups here
+	Kept       *KeptRepositories           // role vault: the repositories of others that this node keeps; nil = none
 	Emit       func(link.Event) error      // keeps an event for the server; one that could not be kept is offered again
 	Changed    func()                      // the facts are no longer what was told
 	Log        *slog.Logger
@@ -271,8 +272,13 @@ func (s *Stack) Do(ctx context.Context, order step.Order, progress Progress) (js
 	if progress == nil {
 		progress = func(string, int64, int64) {}
 	}
-	if aboutFault(order.Step.Kind) {
+	switch {
+	case aboutFault(order.Step.Kind):
 		return s.doFault(ctx, order)
+	case order.Step.Kind == step.Prune:
+		return with(order, func(a step.PruneArgs) (any, error) { return s.prune(ctx, order.Step.Instance, a, progress) })
+	case order.Step.Kind == step.Survey:
+		return with(order, func(a step.SurveyArgs) (any, error) { return s.survey(ctx, a) })
 	}
 	inst, err := s.instance(order.Step.Instance)
 	if err != nil {
@@ -302,7 +308,8 @@ func (s *Stack) Do(ctx context.Context, order step.Order, progress Progress) (js
 	case step.Load:
 		return with(order, func(a step.SlotArgs) (any, error) { return nil, inst.loadDumps(ctx, a, progress) })
 	case step.Arm, step.Fire, step.Undo: // of the node, and done above
-	case step.Claim, step.Route, step.Release, step.Tell: // the server's own
+	case step.Prune, step.Survey: // of the node, and done above
+	case step.Claim, step.Route, step.Release, step.Tell, step.Adopt: // the server's own
 	}
 	return nil, problem.New(problem.Invalid, "upgrade the agent of node "+s.cfg.Node,
 		"step %q not done: this node does not know it", order.Step.Kind)
@@ -317,6 +324,9 @@ func (s *Stack) Done(ctx context.Context, order step.Order) (json.RawMessage, bo
 	if aboutFault(order.Step.Kind) {
 		done, err := s.faultDone(order)
 		return nil, done, err
+	}
+	if order.Step.Kind == step.Prune || order.Step.Kind == step.Survey {
+		return nil, false, nil // done again they change nothing that is done
 	}
 	inst, err := s.instance(order.Step.Instance)
 	if err != nil {
@@ -341,7 +351,8 @@ func (s *Stack) Done(ctx context.Context, order step.Order) (json.RawMessage, bo
 		_, err = with(order, func(a step.SlotArgs) (any, error) { done = !inst.slotExists(a.Slot); return nil, nil })
 	case step.Stage, step.Boot, step.Ready, step.Checks: // asked again, they change nothing that is well
 	case step.Arm, step.Fire, step.Undo: // of the node, and answered above
-	case step.Claim, step.Route, step.Release, step.Tell: // the server's own
+	case step.Prune, step.Survey: // of the node, and done above
+	case step.Claim, step.Route, step.Release, step.Tell, step.Adopt: // the server's own
 	}
 	if err != nil || !done || result == nil {
 		return nil, done, err

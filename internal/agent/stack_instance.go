@@ -407,13 +407,13 @@ func (i *instance) note(lease step.FenceArgs) (news bool, err error) {
 	return true, i.change(func(r record) record { next, _ := r.hears(lease, i.stack.cfg.Node); return next })
 }
 
-// mustStop names the slots that run, or count as serving, against the record: all but rehearsal copies when another
-// node is the holder, the active one when its data may be old.
+// mustStop names the slots that run, or count as serving, against the record: all but what was put beside and never
+// served when another node is the holder, the active one when its data may be old.
 func (i *instance) mustStop(rec record) []string {
 	var stop []string
 	for _, name := range i.slots() {
 		active := name == rec.Slot
-		foreign := rec.Lease.Node != "" && rec.Lease.Node != i.stack.cfg.Node && !i.marked(name, markNeutral)
+		foreign := rec.Lease.Node != "" && rec.Lease.Node != i.stack.cfg.Node && (active || !i.marked(name, markNeutral) && !i.marked(name, markBeside))
 		if (foreign || active && rec.Fenced) && (i.runs(name) || active && rec.Serving) {
 			stop = append(stop, name)
 		}
@@ -463,6 +463,7 @@ const (
 	markFetching = "fetching"       // a restore was begun and has not ended
 	markUnloaded = "unloaded"       // dumps were fetched and not loaded
 	markNeutral  = "neutralised"    // a rehearsal copy
+	markBeside   = "beside"         // a restore that has not served yet: it takes no requests, whoever is the holder
 	markHooked   = "after-restore"  // the after_restore hook has run
 	markCalm     = "neutralise-ran" // the neutralise hook has run
 )

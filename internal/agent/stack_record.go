@@ -150,6 +150,9 @@ func writeDurable(path string, body []byte) error {
 	return syncDir(filepath.Dir(path))
 }
 
+// WriteDurable replaces a file so that a power loss leaves the old or the new one. Only the owner may read it.
+func WriteDurable(path string, body []byte) error { return writeDurable(path, body) }
+
 func writeSynced(path string, body []byte) error {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -83,7 +83,7 @@ func (i *instance) mayBoot(order step.Order, args step.BootArgs) error {
 		return problem.New(problem.Denied, "fetch the snapshot into another slot",
 			"instance %s: slot %s is a rehearsal copy and is not booted to serve", i.name, args.Slot)
 	}
-	return i.admit(order, !args.Neutralise)
+	return i.admit(order, !args.Neutralise && !args.Beside)
 }
 
 // prepare writes down all that the slot needs to run; until Up, nothing of it has an effect.
@@ -102,7 +102,7 @@ func (i *instance) prepare(ctx context.Context, args step.BootArgs) (Slot, Engin
 		return Slot{}, choice, err
 	}
 	i.stack.cfg.Point("boot/made")
-	if err := i.neutral(args.Slot, args.Neutralise); err != nil {
+	if err := firstOf(i.setMark(args.Slot, markBeside, args.Beside), i.setMark(args.Slot, markNeutral, args.Neutralise)); err != nil {
 		return Slot{}, choice, err
 	}
 	if err := i.takeSecrets(args.Slot, args.Spec, args.Secrets, args.Restored); err != nil {
@@ -123,14 +123,15 @@ func (i *instance) prepare(ctx context.Context, args step.BootArgs) (Slot, Engin
 	return slot, choice, err
 }
 
-func (i *instance) neutral(slot string, neutral bool) error {
-	if neutral == i.marked(slot, markNeutral) {
+// setMark makes a mark of a slot be there, or not.
+func (i *instance) setMark(slot, mark string, wanted bool) error {
+	if wanted == i.marked(slot, mark) {
 		return nil
 	}
-	if neutral {
-		return i.mark(slot, markNeutral)
+	if wanted {
+		return i.mark(slot, mark)
 	}
-	return i.unmark(slot, markNeutral)
+	return i.unmark(slot, mark)
 }
 
 func (i *instance) serviceRuns(slot, service string) bool {
@@ -182,7 +183,7 @@ func (i *instance) up(ctx context.Context, order step.Order, args step.BootArgs,
 	progress(fmt.Sprintf("start %d services", len(slot.Spec.Services)), 0, 0)
 	upErr := choice.Engine.Up(ctx, slot)
 	i.stack.cfg.Point("boot/up")
-	if args.Neutralise {
+	if args.Neutralise || args.Beside {
 		_, err := i.observe(context.WithoutCancel(ctx), slot.Name)
 		return firstOf(upErr, err)
 	}

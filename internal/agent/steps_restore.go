@@ -47,14 +47,14 @@ func (i *instance) fetch(ctx context.Context, order step.Order, args step.FetchA
 		return nil, err
 	}
 	defer store.Close()
-	result, err := i.fetchFrom(ctx, store, order, args, progress)
+	result, err := i.fetchFrom(ctx, store, args, progress)
 	if err != nil {
 		return nil, i.vaultProblem(err, "snapshot %.12s of instance %s not fetched", args.Snapshot, i.name)
 	}
 	return result, nil
 }
 
-func (i *instance) fetchFrom(ctx context.Context, store vault.Store, order step.Order, args step.FetchArgs, progress Progress) (*step.FetchResult, error) {
+func (i *instance) fetchFrom(ctx context.Context, store vault.Store, args step.FetchArgs, progress Progress) (*step.FetchResult, error) {
 	repository, err := vault.Open(ctx, store)
 	if err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func (i *instance) fetchFrom(ctx context.Context, store vault.Store, order step.
 	if err := i.fits(args.Spec, args.Slot, info.Bytes); err != nil {
 		return nil, err
 	}
-	if err := i.beginFetch(ctx, order, args, info.ID); err != nil {
+	if err := i.beginFetch(ctx, args, info.ID); err != nil {
 		return nil, err
 	}
 	restored, err := repository.Restore(ctx, vault.RestoreOptions{
@@ -108,7 +108,7 @@ func (i *instance) identities(sealed []byte) ([]vault.EpochIdentity, error) {
 }
 
 // beginFetch marks the slot as unfinished before its first byte. What another fetch left there goes first.
-func (i *instance) beginFetch(ctx context.Context, order step.Order, args step.FetchArgs, snapshot string) error {
+func (i *instance) beginFetch(ctx context.Context, args step.FetchArgs, snapshot string) error {
 	mark := filepath.Join(i.slotDir(args.Slot), markFetching)
 	if begun, err := os.ReadFile(mark); err == nil && string(begun) == snapshot {
 		return nil
@@ -126,10 +126,7 @@ func (i *instance) beginFetch(ctx context.Context, order step.Order, args step.F
 		return err
 	}
 	i.stack.cfg.Point("fetch/marked")
-	if lease := i.now().Lease; lease.Epoch == order.Epoch && lease.Node != "" && lease.Node != i.stack.cfg.Node {
-		return i.mark(args.Slot, markNeutral) // another node is the holder, so this can only be a rehearsal
-	}
-	return nil
+	return i.mark(args.Slot, markBeside)
 }
 
 // endFetch turns what came into a slot that can be loaded; its mark goes last.
@@ -137,6 +134,10 @@ func (i *instance) endFetch(args step.FetchArgs, restored vault.RestoreInfo) (*s
 	spec, _, err := i.readSpec(args.Slot)
 	if err != nil {
 		return nil, err
+	}
+	if args.Expect != "" && spec.Release != args.Expect {
+		return nil, problem.New(problem.Conflict, "apply a fleet with release "+spec.Release+" first, or holdfast restore instance/"+i.name+" --release current",
+			"instance %s: snapshot %s is of release %s, and %s was to be started on its data", i.name, restored.Snapshot.Short(), spec.Release, args.Expect)
 	}
 	canary := i.commonCanary(args.Slot)
 	result := &step.FetchResult{

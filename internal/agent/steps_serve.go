@@ -162,6 +162,9 @@ func (i *instance) leave(ctx context.Context, next string) error {
 
 func (i *instance) enter(args step.SwitchArgs) error {
 	i.setSequence(args.Slot)
+	if err := i.setMark(args.Slot, markBeside, false); err != nil {
+		return err
+	}
 	return i.change(func(r record) record {
 		if r.Serving && r.Epoch != args.Epoch { // the same slot goes on under a newer epoch
 			r = r.ends(i.name, "goes on under a newer epoch", i.stack.cfg.Now())

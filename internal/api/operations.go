@@ -21,6 +21,7 @@ type NewRestore struct {
 	Snapshot   string `json:"snapshot,omitempty" doc:"id or the beginning of it; empty: the newest"`
 	Node       string `json:"node,omitempty" doc:"empty: where the instance is placed"`
 	Beside     bool   `json:"beside,omitempty" doc:"leave it beside what serves, and do not switch"`
+	Release    string `json:"release,omitempty" enum:"snapshot,current" doc:"what to start on the data; empty: the snapshot's own release where it differs from the current one"`
 	Identities []byte `json:"identities,omitempty" doc:"from a recovery key, sealed to the node; empty: the custodian opens the snapshot"`
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -206,10 +207,10 @@ func (p *nodeProcess) stacks(ctx context.Context) error {
 		return fmt.Errorf("find the program of the agent: %w", err)
 	}
 	stack, err := agent.NewStack(agent.StackConfig{
-		Keeper: []string{self, "undo-timer"}, Restart: append([]string{self}, os.Args[1:]...), Management: management(ctx, p.Self.Server),
+		Keeper: []string{self, "undo-timer"}, Restart: append([]string{self}, withoutToken(os.Args[1:])...), Management: management(ctx, p.Self.Server),
 		Data: p.Dir, Node: p.Self.Node, Address: p.Self.Address, Engines: choices, Ports: p.Ports, Limits: p.Limits,
 		Seal: p.config.Identity.Unseal, ReplyTo: p.config.Identity.ReplyTo, Stores: openStore(p.config.Identity.SSH),
-		Emit: p.emit(ctx), Changed: p.spool.Changed, Log: p.Log, Ask: p.ask,
+		Kept: p.kept(), Emit: p.emit(ctx), Changed: p.spool.Changed, Log: p.Log, Ask: p.ask,
 	})
 	if err != nil {
 		return err
@@ -227,6 +228,21 @@ func (p *nodeProcess) ask(ctx context.Context) error {
 		return problem.New(problem.Unavailable, "", "the agent has just begun")
 	}
 	return core.Ask(ctx)
+}
+
+// withoutToken leaves the join token out of a command line: it is spent once the node has joined, and what starts the
+// agent again is kept on disk.
+func withoutToken(args []string) []string {
+	var left []string
+	for i := 0; i < len(args); i++ {
+		switch {
+		case args[i] == "--join":
+			i++
+		case !strings.HasPrefix(args[i], "--join="):
+			left = append(left, args[i])
+		}
+	}
+	return left
 }
 
 // management is every address of the server, which a cut of this node's network always allows.

@@ -40,6 +40,7 @@ type Server struct {
 
 	mail    *mailer // nil = no mail is sent
 	db      *db.DB
+	box     *secret.Box
 	keys    *access.Keys
 	secrets *secret.Store
 	audit   *audit.Log
@@ -105,17 +106,11 @@ func (s *Server) open(ctx context.Context, key string, people io.Writer) error {
 	if err := s.lockData(); err != nil {
 		return err
 	}
-	box, err := s.openDatabase(ctx, key)
+	err := s.openKeys(ctx, key)
 	if err != nil {
 		return err
 	}
-	if s.keys, err = access.OpenKeys(ctx, s.db, box); err != nil {
-		return fmt.Errorf("open the server's keys: %w", err)
-	}
-	if s.audit, err = audit.New(s.keys); err != nil {
-		return err
-	}
-	s.secrets = secret.NewStore(box)
+	s.secrets = secret.NewStore(s.box)
 	if s.listener, err = net.Listen("tcp", s.settings.Listen); err != nil {
 		return problem.Wrap(err, problem.Unavailable, "choose another address with --listen", "server was not started: port is not free")
 	}
@@ -130,19 +125,27 @@ func (s *Server) openDatabase(ctx context.Context, key string) (*secret.Box, err
 		return nil, err
 	}
 	s.closers = append(s.closers, k.Close)
+	if err := s.dial(ctx); err != nil {
+		return nil, err
+	}
+	return secret.OpenBox(ctx, s.db, k)
+}
+
+// dial opens the database.
+func (s *Server) dial(ctx context.Context) (err error) {
 	dsn := s.settings.Database
 	if dsn == "" {
 		dsn = filepath.Join(s.settings.Data, "control.db")
 	}
 	s.db, err = db.Open(ctx, dsn)
 	if errors.Is(err, db.ErrNewer) {
-		return nil, problem.Wrap(err, problem.Conflict, "start the newer binary, or restore the database from before the upgrade", "server was not started, and the database was left as it is")
+		return problem.Wrap(err, problem.Conflict, "start the newer binary, or restore the database from before the upgrade", "server was not started, and the database was left as it is")
 	}
 	if err != nil {
-		return nil, problem.Wrap(err, problem.Unavailable, "check --db and the data folder", "server was not started")
+		return problem.Wrap(err, problem.Unavailable, "check --db and the data folder", "server was not started")
 	}
 	s.closers = append(s.closers, s.db.Close)
-	return secret.OpenBox(ctx, s.db, k)
+	return nil
 }
 
 // URL is where the server is reached.

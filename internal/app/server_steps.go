@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"holdfast/internal/access"
+	"holdfast/internal/adopt"
 	"holdfast/internal/audit"
 	"holdfast/internal/backup"
 	"holdfast/internal/db"
@@ -49,6 +50,7 @@ type duties struct {
 func (d duties) serve(custodian backup.Custodian) map[step.Kind]op.Served {
 	return map[step.Kind]op.Served{
 		step.Release: {InTx: custodian.Release},
+		step.Adopt:   {InTx: adopt.Adopter{Keys: d.keys, Secrets: d.secrets, Audit: d.audit, Log: d.log}.Adopt},
 		step.Route:   {Do: d.route},
 		step.Tell:    {Do: d.tell},
 	}

@@ -8,13 +8,16 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"holdfast/internal/access"
 	"holdfast/internal/api"
 	"holdfast/internal/app"
+	"holdfast/internal/audit"
 	"holdfast/internal/config"
 	"holdfast/internal/db"
 	"holdfast/internal/db/dbtest"
@@ -122,6 +125,49 @@ func TestServerRefuses(t *testing.T) {
 	}
 	if _, err := os.Stat(fresh); !os.IsNotExist(err) {
 		t.Fatalf("without a key something was made: %v", err)
+	}
+}
+
+// The way in when every token is lost: on the machine, with the key, while the server runs.
+func TestATokenIsMadeOnTheMachine(t *testing.T) {
+	dir := t.TempDir()
+	settings := config.Server{Data: dir, Listen: ":0"}
+	make := func(key string) (string, error) {
+		return app.MachineToken(t.Context(), settings, app.Process{Key: key}, "break-glass", access.Admin, time.Hour)
+	}
+	if _, err := make(testKey); problem.KindOf(err) != problem.NotFound || !strings.HasPrefix(err.Error(), "there is no control database") {
+		t.Fatalf("without a database: %v", err)
+	}
+	s, _, err := openServer(t, dir, "", testKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer run(t, s)()
+	if _, err := make(otherKey); problem.KindOf(err) != problem.WrongKey {
+		t.Fatalf("with another key: %v", err)
+	}
+	text, err := make(testKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := api.ReadContext(filepath.Join(dir, "admin.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known.Token = text
+	c, err := api.NewClient(known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	if me, err := c.Me(t.Context()); err != nil || me.Name != "token/break-glass" || me.Role != access.Admin {
+		t.Fatalf("me %+v, %v", me, err)
+	}
+	records, err := c.Audit(t.Context(), audit.Filter{})
+	if err != nil || !slices.ContainsFunc(records, func(r audit.Record) bool {
+		return r.Verb == "create token on the machine" && strings.HasPrefix(r.Actor, "machine/")
+	}) {
+		t.Errorf("it is not in the audit log: %v, %v", records, err)
 	}
 }
 

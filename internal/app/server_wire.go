@@ -58,6 +58,7 @@ func (s *Server) wire() (parts, error) {
 
 	loops := []Loop{
 		{"operations", orders.Run}, {"settings", settings.Run}, {"drills", runner.Run},
+		{"the server's kit", s.keepKit},
 		{"scheduled backups", backup.Scheduler{DB: s.db, Log: s.log}.Run},
 	}
 	if s.settings.DNS != "" {

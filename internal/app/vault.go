@@ -11,9 +11,12 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"holdfast/internal/agent"
 	"holdfast/internal/fleet"
 	"holdfast/internal/link"
 	"holdfast/internal/problem"
+	"holdfast/internal/vault"
+	"holdfast/internal/vault/disk"
 	"holdfast/internal/vault/serve"
 )
 
@@ -26,6 +29,9 @@ type VaultSettings struct {
 
 // VaultPort is where a vault listens unless told otherwise.
 const VaultPort = "7422"
+
+// KitName is the file in a vault's data directory that holds the server's kit.
+const KitName = "server.kit"
 
 // vaultPart serves the repositories of a vault to the nodes that the server's grants name.
 type vaultPart struct {
@@ -52,6 +58,9 @@ func (p *nodeProcess) vault(ctx context.Context) error {
 		p.look(ctx, open)
 	}
 	p.config.Settings.Grants = v.Grants
+	p.config.Settings.Kit = func(_ context.Context, setting link.KitSetting) error {
+		return agent.WriteDurable(filepath.Join(p.Dir, KitName), setting.Kit)
+	}
 	p.config.Facts = append(p.config.Facts, v.Facts)
 	p.runs = append(p.runs, v.listener(p.Agent, p.config.Identity.HostKey, p.spool.Changed).Run)
 	return nil
@@ -68,12 +77,9 @@ func (p *nodeProcess) look(ctx context.Context, open func(context.Context, strin
 }
 
 func (v *vaultPart) listener(a Agent, hostKey ssh.Signer, changed func()) *serve.Listener {
-	l := &serve.Listener{Addr: a.Vault.Listen, Root: a.Vault.Dir, Bucket: v.bucket, HostKey: hostKey, Authorize: v.authorize, Log: a.Log.With(slog.String("part", "vault"))}
+	l := &serve.Listener{Addr: a.Vault.Listen, Root: a.vaultDir(), Bucket: v.bucket, HostKey: hostKey, Authorize: v.authorize, Log: a.Log.With(slog.String("part", "vault"))}
 	if l.Addr == "" {
 		l.Addr = net.JoinHostPort(a.Self.Address, VaultPort)
-	}
-	if l.Root == "" {
-		l.Root = filepath.Join(a.Dir, "vault")
 	}
 	if v.bucket != nil {
 		l.Root = filepath.Join(l.Root, "uploads")
@@ -85,6 +91,57 @@ func (v *vaultPart) listener(a Agent, hostKey ssh.Signer, changed func()) *serve
 		changed()
 	}
 	return l
+}
+
+// vaultDir is where the repositories lie.
+func (a Agent) vaultDir() string {
+	if a.Vault.Dir != "" {
+		return a.Vault.Dir
+	}
+	return filepath.Join(a.Dir, "vault")
+}
+
+// kept is how the node's own steps reach the repositories that it keeps, when that is a role of it.
+func (p *nodeProcess) kept() *agent.KeptRepositories {
+	if !slices.Contains(p.Self.Roles, fleet.RoleVault) {
+		return nil
+	}
+	if p.Vault.Bucket != "" {
+		return keptInBucket(p.Vault.Bucket)
+	}
+	return &agent.KeptRepositories{
+		Names: func(context.Context) ([]string, error) { return agent.Folders(p.vaultDir()) },
+		Open: func(_ context.Context, instance string) (vault.Store, error) {
+			return disk.Open(filepath.Join(p.vaultDir(), instance)), nil
+		},
+	}
+}
+
+// keptInBucket reaches repositories that lie in a bucket; which there are is told by the names of all its objects.
+func keptInBucket(address string) *agent.KeptRepositories {
+	open := func(ctx context.Context, prefix string) (serve.Bucket, error) {
+		at, err := bucketAt(address)
+		if err != nil {
+			return nil, err
+		}
+		return at(ctx, prefix)
+	}
+	names := func(ctx context.Context) ([]string, error) {
+		bucket, err := open(ctx, "")
+		if err != nil {
+			return nil, err
+		}
+		defer bucket.Close()
+		objects, err := bucket.List(ctx, "")
+		var all []string
+		for _, object := range objects {
+			if name, _, below := strings.Cut(object.Name, "/"); below && !slices.Contains(all, name) {
+				all = append(all, name)
+			}
+		}
+		return all, err
+	}
+	return &agent.KeptRepositories{Names: names, Open: func(ctx context.Context, instance string) (vault.Store, error) { return open(ctx, instance) }}
 }
 
 // Grants replaces who may do what; logins that stand keep what they were given.

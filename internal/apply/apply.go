@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -51,6 +52,9 @@ func (p *Planner) Plan(ctx context.Context, id string) (plan.Plan, error) {
 }
 
 func (p *Planner) diff(ctx context.Context, files fleet.Files, selector string, home bool) (plan.Plan, error) {
+	if adopting, err := op.Adopting(ctx, p.DB); err != nil || adopting {
+		return plan.Plan{}, errors.Join(err, notAdopted(adopting))
+	}
 	chosen, err := fleet.ParseSelector(selector)
 	if err != nil {
 		return plan.Plan{}, problem.Wrap(err, problem.Usage, "holdfast plan -l ring=canary,site=par1", "nothing was planned")
@@ -68,6 +72,14 @@ func (p *Planner) diff(ctx context.Context, files fleet.Files, selector string, 
 		return plan.Plan{}, err
 	}
 	return plan.Diff(read, plan.World{Inventory: inventory, Applied: applied, Home: home}, chosen)
+}
+
+// notAdopted refuses to plan on a server that was rebuilt and does not know yet what nodes hold.
+func notAdopted(adopting bool) error {
+	if !adopting {
+		return nil
+	}
+	return problem.New(problem.Conflict, "holdfast adopt", "nothing was planned: this server was rebuilt, and does not know yet what its nodes hold")
 }
 
 // Apply submits the operation that carries out a kept plan, and makes its fleet the declared one. A plan that would

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -197,14 +198,27 @@ type Ask struct {
 	Snapshot   string // "" = the newest
 	Node       string // "" = where it is placed now
 	Beside     bool
-	Identities []byte // from a person's recovery key, sealed to Node
+	Release    Release // which release and configuration to start on the data
+	Identities []byte  // from a person's recovery key, sealed to Node
 }
+
+// Release says what a restore starts on the data of a snapshot.
+type Release string
+
+// The choices.
+const (
+	AsNeeded   Release = ""         // the snapshot's own where its release is another than the current one, else the current configuration
+	AsSnapshot Release = "snapshot" // the release and the rendered configuration of the snapshot
+	AsCurrent  Release = "current"  // what was last applied, which then migrates the older data
+)
 
 // World is what beginning a restore must know of the nodes.
 type World struct {
 	Nodes map[string]fleet.NodeFacts
 	// Reachable tells whether a node was heard a short while ago.
 	Reachable func(node string) bool
+	// Rendered renders an instance from the declared fleet, for one of which the server has no spec; nil = there is none.
+	Rendered func(instance string) (fleet.Spec, error)
 }
 
 // BeginRestore submits a restore of one instance from a snapshot, into a new slot.
@@ -217,13 +231,13 @@ func BeginRestore(ctx context.Context, tx db.Tx, actor string, ask Ask, w World)
 	if err != nil {
 		return op.Operation{}, err
 	}
-	title := "restore " + ask.Instance + " from " + r.Snapshot[:min(8, len(r.Snapshot))] + " on " + r.Node
+	title := "restore " + ask.Instance + " from " + r.Snapshot[:min(8, len(r.Snapshot))] + " on " + r.Node + " as " + r.Spec.Release
 	if ask.Beside {
 		title += ", beside in slot " + r.Slot
 	}
 	return op.Submit(ctx, tx, op.New{
 		Kind: "restore", Title: title, Graph: graph, Actor: actor, Instances: []string{ask.Instance},
-		Params: map[string]any{"instance": ask.Instance, "snapshot": r.Snapshot, "node": r.Node, "slot": r.Slot, "beside": ask.Beside},
+		Params: map[string]any{"instance": ask.Instance, "snapshot": r.Snapshot, "node": r.Node, "slot": r.Slot, "beside": ask.Beside, "release": r.Spec.Release},
 		Resume: "holdfast restore instance/" + ask.Instance,
 	})
 }
@@ -233,7 +247,7 @@ func planRestore(ctx context.Context, tx db.Tx, ask Ask, w World) (Restore, erro
 	if err != nil {
 		return Restore{}, err
 	}
-	spec, err := specFor(ctx, tx, snapshot)
+	spec, expect, err := specFor(ctx, tx, ask, snapshot, w)
 	if err != nil {
 		return Restore{}, err
 	}
@@ -245,7 +259,7 @@ func planRestore(ctx context.Context, tx db.Tx, ask Ask, w World) (Restore, erro
 	if err != nil {
 		return Restore{}, err
 	}
-	r := Restore{Spec: spec, Snapshot: snapshot.ID, Node: node, Slot: slot, Beside: ask.Beside, Identities: ask.Identities}
+	r := Restore{Spec: spec, Expect: expect, Snapshot: snapshot.ID, Node: node, Slot: slot, Beside: ask.Beside, Identities: ask.Identities}
 	p, placed, err := op.PlacementOf(ctx, tx, ask.Instance)
 	if placed && p.Node != node && w.Reachable(p.Node) {
 		r.FenceNode = p.Node
@@ -287,15 +301,43 @@ func refuseNode(instance, node string, w World) error {
 	return nil
 }
 
-// specFor is what runs after a restore: what was last applied, so that values that were changed since hold; if that
-// is not known any more, what ran when the snapshot was taken.
-func specFor(ctx context.Context, tx db.Tx, s Snapshot) (fleet.Spec, error) {
-	if p, ok, err := op.PlacementOf(ctx, tx, s.Instance); err != nil {
-		return fleet.Spec{}, err
-	} else if ok {
-		if spec, err := op.SpecOf(ctx, tx, s.Instance, p.Spec); err == nil {
-			return spec, nil
+// specFor is what is started on the data. The data of an older release is started by that release, as it was configured
+// then; the plan says afterwards what differs from what is declared. Data of the current release is started as it is
+// configured now, so that values that were changed since hold. Expect is the release that the snapshot must then turn
+// out to be of, where the catalogue does not know it.
+func specFor(ctx context.Context, tx db.Tx, ask Ask, s Snapshot, w World) (spec fleet.Spec, expect string, err error) {
+	then, thenErr := op.SpecOf(ctx, tx, s.Instance, s.Spec)
+	now, nowErr := currentSpec(ctx, tx, s.Instance, w)
+	switch {
+	case ask.Release == AsSnapshot:
+		if thenErr != nil {
+			thenErr = problem.Wrap(thenErr, problem.NotFound, "apply a fleet with its release first, then holdfast restore instance/"+s.Instance+" --release current",
+				"%s was not restored: this server does not know what ran when snapshot %s was taken", s.Instance, s.Short())
 		}
+		return then, "", thenErr
+	case ask.Release == AsCurrent:
+		return now, "", nowErr
+	case ask.Release != AsNeeded:
+		return then, "", problem.New(problem.Usage, "--release snapshot, or --release current", "%q is no choice of a release", ask.Release)
+	case thenErr == nil && (nowErr != nil || then.Release != now.Release):
+		return then, "", nil
+	case thenErr != nil && s.Release != now.Release:
+		return now, cmp.Or(s.Release, now.Release), nowErr
 	}
-	return op.SpecOf(ctx, tx, s.Instance, s.Spec)
+	return now, "", nowErr
+}
+
+// currentSpec is what was last applied, else what the declared fleet renders to.
+func currentSpec(ctx context.Context, tx db.Tx, instance string, w World) (fleet.Spec, error) {
+	p, placed, err := op.PlacementOf(ctx, tx, instance)
+	if err != nil {
+		return fleet.Spec{}, err
+	}
+	if placed && p.Spec != "" {
+		return op.SpecOf(ctx, tx, instance, p.Spec)
+	}
+	if w.Rendered == nil {
+		return fleet.Spec{}, problem.New(problem.NotFound, "holdfast apply -f DIR", "%s was not restored: no fleet is declared that says how it runs", instance)
+	}
+	return w.Rendered(instance)
 }

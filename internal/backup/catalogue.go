@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"time"
 
 	"holdfast/internal/db"
 	"holdfast/internal/op"
@@ -109,6 +110,35 @@ func (c Catalogue) Checked(ctx context.Context, tx db.Tx, e op.Ending) error {
 		}
 	}
 	return nil
+}
+
+// AdoptRepository adds to the catalogue what a vault's survey says of one repository, and gives how many snapshots are in
+// it. What the server knows already is let be; release and canary of what it did not know are in the snapshot itself,
+// sealed.
+func AdoptRepository(ctx context.Context, tx db.Tx, vault string, found step.SurveyedRepository) (int, error) {
+	newest := time.Time{}
+	for _, s := range found.Snapshots {
+		row := snapshotRow{
+			Instance: found.Instance, ID: s.ID, Vault: vault, TakenAt: db.At(s.TakenAt), EndedAt: db.At(s.EndedAt),
+			Bytes: s.Bytes, Added: s.AddedBytes, Files: s.Files, Epochs: db.Of(slices.Sorted(slices.Values(s.Epochs))), Notes: db.Of([]string(nil)),
+		}
+		if !s.ProvenAt.IsZero() {
+			row.ProofLevel, row.ProofAt = string(Restored), db.At(s.ProvenAt)
+		}
+		if err := putSnapshot(ctx, tx, row); err != nil {
+			return 0, err
+		}
+		if s.TakenAt.After(newest) {
+			newest = s.TakenAt
+		}
+	}
+	for _, e := range found.Envelopes {
+		row := envelopeRow{Instance: found.Instance, Vault: vault, Epoch: e.Epoch, Custodian: e.Custodian, People: e.People}
+		if err := putEnvelope(ctx, tx, row); err != nil {
+			return 0, err
+		}
+	}
+	return len(found.Snapshots), ran(ctx, tx, found.Instance, newest)
 }
 
 // Ended gives what op.Folder calls for each kind of step.

@@ -33,6 +33,7 @@ func BackupGraph(sources []Source) (step.Graph, error) {
 // Restore is a restore to be planned.
 type Restore struct {
 	Spec       fleet.Spec // as it is to run; its Instance is the one that is restored
+	Expect     string     // the release that the snapshot must turn out to be of; "" = any
 	Snapshot   string
 	Node       string
 	Slot       string // a new one, see op.NextSlot
@@ -53,10 +54,10 @@ func RestoreGraph(r Restore) (step.Graph, error) {
 		after = "release"
 	}
 	b.add(step.Fetch, r.Node, after, "fetch snapshot "+short+" of "+b.instance+" into slot "+into,
-		step.FetchArgs{Snapshot: r.Snapshot, Slot: r.Slot, Identities: r.Identities, Spec: r.Spec})
+		step.FetchArgs{Snapshot: r.Snapshot, Slot: r.Slot, Identities: r.Identities, Spec: r.Spec, Expect: r.Expect})
 	b.add(step.Load, r.Node, "fetch", "load the data of "+b.instance+" in slot "+into, step.SlotArgs{Slot: r.Slot})
-	b.add(step.Boot, r.Node, "load", "start "+b.instance+" in slot "+into, step.BootArgs{Spec: r.Spec, Slot: r.Slot, Restored: true, Neutralise: r.Beside})
-	b.add(step.Ready, r.Node, "boot", "wait until "+b.instance+" is ready in slot "+into, step.SlotArgs{Slot: r.Slot, Within: readyWithin(r.Spec)})
+	b.add(step.Boot, r.Node, "load", "start "+b.instance+" in slot "+into, step.BootArgs{Spec: r.Spec, Slot: r.Slot, Restored: true, Beside: true, Neutralise: r.Beside})
+	b.add(step.Ready, r.Node, "boot", "wait until "+b.instance+" is ready in slot "+into, step.SlotArgs{Slot: r.Slot, Within: r.Spec.ReadyWithin()})
 	b.add(step.Checks, r.Node, "ready", "check the data of "+b.instance+" in slot "+into, step.SlotArgs{Slot: r.Slot})
 	b.clearUp(into)
 	if !r.Beside {
@@ -120,15 +121,4 @@ func planned(instance string, kind step.Kind, node string, needs []string, note 
 		ID: instance + "/" + string(kind), Node: node, Needs: needs,
 		Step: step.Step{Kind: kind, Instance: instance, Args: raw, Note: note},
 	}, nil
-}
-
-// readyWithin is the longest that any service may take to be ready.
-func readyWithin(spec fleet.Spec) time.Duration {
-	within := time.Minute
-	for _, s := range spec.Services {
-		if s.Readiness != nil {
-			within = max(within, s.Readiness.Within)
-		}
-	}
-	return within
 }

@@ -222,6 +222,19 @@ func finished(ctx context.Context, tx db.Tx, instance, operation string) error {
 	return nil
 }
 
+// ran records when the newest backup was begun of which only its vault knows.
+func ran(ctx context.Context, tx db.Tx, instance string, at time.Time) error {
+	if at.IsZero() {
+		return nil
+	}
+	_, err := tx.NewRaw(`INSERT INTO backup_runs (instance, tried_at, done_at, operation) VALUES (?, ?, ?, '')
+		ON CONFLICT (instance) DO NOTHING`, instance, db.At(at), db.At(at)).Exec(ctx)
+	if err != nil {
+		return fmt.Errorf("record the backup of %s: %w", instance, err)
+	}
+	return nil
+}
+
 type run struct{ TriedAt, DoneAt time.Time }
 
 func runs(ctx context.Context, in bun.IDB) (map[string]run, error) {

@@ -8,6 +8,7 @@ import "github.com/spf13/cobra"
 func commands() []*cobra.Command {
 	return []*cobra.Command{
 		serverCommand(),
+		adoptCommand(),
 		loginCommand(),
 		tokenCommand(),
 		joinTokenCommand(),

@@ -27,6 +27,7 @@ func restoreCommand() *cobra.Command {
 	cmd.Flags().StringVar(&ask.Snapshot, "snapshot", "", "id, or the beginning of it (default: the newest)")
 	cmd.Flags().StringVar(&ask.Node, "to", "", "node to restore on (default: where it is placed)")
 	cmd.Flags().BoolVar(&ask.Beside, "beside", false, "leave it beside what serves, neutralised; do not switch")
+	cmd.Flags().StringVar(&ask.Release, "release", "", "what to start on the data: snapshot or current (default: the snapshot's own where its release differs)")
 	cmd.Flags().StringVar(&key, "key", "", "file with the armored secret recovery key; it does not leave this machine")
 	cmd.Flags().StringVar(&passphrase, "passphrase-file", "", "file with the passphrase of the key (default: ask, in a terminal)")
 	cmd.Flags().BoolVar(&detach, "detach", false, "do not watch")

@@ -32,6 +32,7 @@ in HOLDFAST_KEY. Keep a copy of the key away from the server: without it the dat
 Every flag can be set by its variable, such as HOLDFAST_DATA or HOLDFAST_LISTEN.`,
 		Args: cobra.NoArgs,
 	}
+	cmd.AddCommand(serverTokenCommand(), serverKitCommand(), serverRebuildCommand())
 	settings.Flags(cmd.Flags())
 	cmd.Flags().StringVar(&newKey, "new-key", "", "write a fresh key to this file and end")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -141,7 +141,7 @@ type Contact struct {
 type Backup struct {
 	Every     time.Duration `json:"every,omitempty" jsonschema_description:"time between two backups; 24h when nobody says"`
 	RPO       time.Duration `json:"rpo,omitempty" jsonschema_description:"data a loss of the site may cost at most, in time; 25h when nobody says"`
-	KeepDaily int           `json:"keep_daily,omitempty" jsonschema:"minimum=1" jsonschema_description:"days of which one backup each is kept; 14 when nobody says"`
+	KeepDaily int           `json:"keep_daily,omitempty" jsonschema:"minimum=1" jsonschema_description:"days of which one backup each is kept; 20 when nobody says"`
 	Vault     string        `json:"vault,omitempty" jsonschema_description:"node with role vault that keeps them, in another site"`
 	Custodian *bool         `json:"custodian,omitempty" jsonschema_description:"the server's custodian can open a backup for one restore; without it a person must give the recovery key"`
 }

@@ -134,7 +134,7 @@ func (b Backup) texts() map[string]string {
 // builtIn is below every layer.
 func builtIn() map[string]Given {
 	all := map[string]Given{}
-	for name, text := range map[string]string{"backup.every": "24h", "backup.rpo": "25h", "backup.keep_daily": "14", "backup.custodian": "false"} {
+	for name, text := range map[string]string{"backup.every": "24h", "backup.rpo": "25h", "backup.keep_daily": "20", "backup.custodian": "false"} {
 		all[name] = Given{Layer: "built in", Value: TextValue(text)}
 	}
 	return all

@@ -30,6 +30,17 @@ type Spec struct {
 	Backup      BackupPolicy       `json:"backup"`
 }
 
+// ReadyWithin is the longest that any service may take to be ready; a minute at least.
+func (s Spec) ReadyWithin() time.Duration {
+	longest := time.Minute
+	for _, service := range s.Services {
+		if service.Readiness != nil {
+			longest = max(longest, service.Readiness.Within)
+		}
+	}
+	return longest
+}
+
 // Service is one process or container of a stack.
 type Service struct {
 	Name      string            `json:"name"`

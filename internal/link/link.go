@@ -18,7 +18,11 @@ import (
 // Capability is what this binary speaks. N and N-1 work together.
 //
 //	1  2026-11: first version
-const Capability = 1
+//	2  2026-11: the setting kit, and the steps prune and survey
+const Capability = 2
+
+// CapabilityKit is the first version whose vaults keep the server's kit.
+const CapabilityKit = 2
 
 // JoinRequest asks for a certificate with a one-time token.
 type JoinRequest struct {
@@ -85,6 +89,7 @@ const (
 	SettingRoutes SettingKind = "routes" // RoutesSetting, to nodes with role edge
 	SettingProbes SettingKind = "probes" // ProbesSetting, to nodes with role probe
 	SettingGrants SettingKind = "grants" // GrantsSetting, to nodes with role vault
+	SettingKit    SettingKind = "kit"    // KitSetting, to nodes with role vault
 )
 
 // Setting is a whole document with a generation; a node takes only a higher generation than it has.
@@ -140,6 +145,11 @@ type Check struct {
 // GrantsSetting is who may do what in a vault.
 type GrantsSetting struct {
 	Grants []Grant `json:"grants"`
+}
+
+// KitSetting is the sealed copy of what the server cannot do without. Nobody reads it without the server's key.
+type KitSetting struct {
+	Kit []byte `json:"kit"`
 }
 
 // Grant gives an SSH key rights on one instance's repository.

@@ -18,6 +18,7 @@ type World struct {
 	Specs    map[string]fleet.Spec // instance -> what was last applied to it
 	Fetching []Fetching
 	Asking   Asking
+	Kit      []byte // the server's own, sealed; nil = none yet
 }
 
 // Fetching is a node that is about to bring, or is bringing, a snapshot of an instance.
@@ -174,6 +175,9 @@ func (w World) settings() map[settingKey]any {
 				all[settingKey{name, link.SettingProbes}] = w.Probes(name)
 			case fleet.RoleVault:
 				all[settingKey{name, link.SettingGrants}] = w.Grants(name)
+				if len(w.Kit) > 0 && node.Capability >= link.CapabilityKit {
+					all[settingKey{name, link.SettingKit}] = link.KitSetting{Kit: w.Kit}
+				}
 			}
 		}
 	}

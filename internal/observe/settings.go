@@ -14,6 +14,7 @@ import (
 
 	"holdfast/internal/db"
 	"holdfast/internal/fleet"
+	"holdfast/internal/kit"
 	"holdfast/internal/link"
 	"holdfast/internal/op"
 	"holdfast/internal/step"
@@ -37,6 +38,7 @@ type Settings struct {
 type mark struct {
 	shape, moves int64
 	fetching     string
+	kit          string
 }
 
 const (
@@ -73,6 +75,10 @@ func pause(ctx context.Context, ring <-chan struct{}, d time.Duration) bool {
 // Refresh derives the settings again if anything they come from has changed, stores those that differ and pushes them.
 // It is called by one caller at a time.
 func (s *Settings) Refresh(ctx context.Context) error {
+	adopting, err := op.Adopting(ctx, s.Observer.DB)
+	if err != nil || adopting {
+		return err // what a rebuilt server would say now is wrong: nodes and edges go on with what they have
+	}
 	fetching, now, err := s.look(ctx)
 	if err != nil || s.known != nil && now == s.last {
 		return err
@@ -102,6 +108,9 @@ func (s *Settings) look(ctx context.Context) (fetching []Fetching, now mark, err
 	if err := d.NewRaw("SELECT value FROM observe_counter WHERE name = 'shape'").Scan(ctx, &now.shape); err != nil {
 		return nil, now, fmt.Errorf("read the state of facts: %w", err)
 	}
+	if now.kit, err = kit.Digest(ctx, d); err != nil {
+		return nil, now, err
+	}
 	fetching, err = Fetches(ctx, d)
 	now.fetching = fmt.Sprint(fetching)
 	return fetching, now, err
@@ -130,7 +139,11 @@ func (s *Settings) world(ctx context.Context, fetching []Fetching) (w World, err
 	if w.Former, err = op.Former(ctx, s.Observer.DB); err != nil {
 		return w, err
 	}
-	w.Specs, err = s.applied(ctx, w.Placements)
+	if w.Specs, err = s.applied(ctx, w.Placements); err != nil {
+		return w, err
+	}
+	held, err := kit.Current(ctx, s.Observer.DB)
+	w.Kit = held.Sealed
 	return w, err
 }
 

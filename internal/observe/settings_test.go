@@ -13,6 +13,7 @@ import (
 	"holdfast/internal/db/dbtest"
 	"holdfast/internal/fleet"
 	"holdfast/internal/link"
+	"holdfast/internal/op"
 	"holdfast/internal/step"
 )
 
@@ -122,6 +123,8 @@ func TestGrantsGiveWriteToThePlacedAndReadToTheFetching(t *testing.T) {
 func TestSettingsArePushedOnceAndWithGrowingGenerations(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := context.Background()
+		now := time.UnixMicro(1)
+		d.SetClock(func() time.Time { return now })
 		o := observer(d, &folded{})
 		var pushed []link.Setting
 		fresh := func() *Settings {
@@ -179,5 +182,28 @@ func TestSettingsArePushedOnceAndWithGrowingGenerations(t *testing.T) {
 		if err != nil || len(of) != 1 || of[0].Generation != 2 || string(of[0].Body) != `{"leases":{"acme":{"epoch":2,"node":"a1"}}}` {
 			t.Errorf("settings of a1: %+v, %v", of, err)
 		}
+		now = time.UnixMicro(1000) // a server that is rebuilt later begins above all that the lost one gave
+		move := func() {
+			t.Helper()
+			for _, statement := range []string{"UPDATE placements SET epoch = epoch + 1", "UPDATE operation_counter SET value = value + 1 WHERE name = 'placements'"} {
+				if _, err := d.NewRaw(statement).Exec(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		move()
+		refresh(s, `["a1","leases",1000]`)
+		must(t, d, op.BeginAdopting)
+		move()
+		refresh(s) // a rebuilt server says nothing before it has adopted
+		must(t, d, op.EndAdopting)
+		refresh(s, `["a1","leases",1001]`)
 	})
+}
+
+func must(t *testing.T, d *db.DB, do func(context.Context, db.Tx) error) {
+	t.Helper()
+	if err := d.Tx(context.Background(), do); err != nil {
+		t.Fatal(err)
+	}
 }

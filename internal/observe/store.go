@@ -87,7 +87,7 @@ func shape(f fleet.NodeFacts) string {
 	for name, i := range f.Instances {
 		instances[name] = instance{i.Epoch, i.Slot, serves(i), i.Endpoints}
 	}
-	raw, err := json.Marshal([]any{f.Site, f.Roles, f.Address, f.SSHKey, f.VaultAddr, f.VaultKey, f.EdgeAddr, instances})
+	raw, err := json.Marshal([]any{f.Site, f.Roles, f.Capability, f.Address, f.SSHKey, f.VaultAddr, f.VaultKey, f.EdgeAddr, instances})
 	if err != nil {
 		panic(err) // texts, numbers and maps of them: cannot happen
 	}
@@ -312,14 +312,15 @@ func (r settingRow) setting() link.Setting {
 	return link.Setting{Kind: link.SettingKind(r.Kind), Node: r.Node, Generation: r.Generation, IssuedAt: r.ChangedAt.Time, Body: []byte(r.Body)}
 }
 
-// putSettings stores documents and gives each that differs from the one before the next generation; these are
-// returned, in the order of nodes and kinds.
+// putSettings stores documents and gives each that differs from the one before a later generation; these are returned,
+// in the order of nodes and kinds. Generations come from the clock, so that those of a server that was rebuilt are
+// later than all that a node has taken from the lost one.
 func putSettings(ctx context.Context, tx db.Tx, wanted map[settingKey][]byte) ([]link.Setting, error) {
 	var changed []link.Setting
 	for _, key := range slices.SortedFunc(maps.Keys(wanted), settingKey.compare) {
-		row := settingRow{Node: key.node, Kind: string(key.kind), Generation: 1, Body: string(wanted[key]), ChangedAt: db.At(tx.Now)}
+		row := settingRow{Node: key.node, Kind: string(key.kind), Generation: tx.Now.UnixMicro(), Body: string(wanted[key]), ChangedAt: db.At(tx.Now)}
 		res, err := tx.NewInsert().Model(&row).On("CONFLICT (node, kind) DO UPDATE").
-			Set("generation = ns.generation + 1, body = excluded.body, changed_at = excluded.changed_at").
+			Set("generation = CASE WHEN ns.generation < excluded.generation THEN excluded.generation ELSE ns.generation + 1 END, body = excluded.body, changed_at = excluded.changed_at").
 			Where("ns.body <> excluded.body").Returning("generation").Exec(ctx)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return nil, fmt.Errorf("write setting %s of node %s: %w", key.kind, key.node, err)

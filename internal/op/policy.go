@@ -33,7 +33,7 @@ const (
 
 func policyOf(kind step.Kind) policy {
 	switch kind {
-	case step.Backup, step.Fetch, step.Load:
+	case step.Backup, step.Fetch, step.Load, step.Prune:
 		return policy{within: 6 * time.Hour, attempts: 3, backoff: 2 * time.Second}
 	case step.Stage:
 		return policy{within: 30 * time.Minute, attempts: 4, backoff: 2 * time.Second}
@@ -43,7 +43,9 @@ func policyOf(kind step.Kind) policy {
 		return policy{within: 30 * time.Minute, attempts: 3, backoff: time.Second, light: true}
 	case step.Switch, step.Stop, step.Fence, step.Discard, step.Arm, step.Fire, step.Undo:
 		return policy{within: 5 * time.Minute, attempts: 5, backoff: time.Second, light: true}
-	case step.Claim, step.Release:
+	case step.Survey:
+		return policy{within: 10 * time.Minute, attempts: 3, backoff: time.Second}
+	case step.Claim, step.Release, step.Adopt:
 		return policy{within: time.Minute, attempts: 3, backoff: time.Second, light: true}
 	case step.Route:
 		return policy{within: 10 * time.Minute, attempts: 3, backoff: time.Second, light: true}

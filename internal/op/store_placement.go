@@ -104,7 +104,11 @@ func place(ctx context.Context, tx db.Tx, to fleet.Placement, away bool) (fleet.
 	if ok && row.Node != to.Node && !slices.Contains(former, row.Node) {
 		former = append(former, row.Node)
 	}
-	to.Epoch, to.Since, to.Retired = row.Epoch+1, tx.Now, false
+	floor, err := counter(ctx, tx, floorCounter)
+	if err != nil {
+		return to, err
+	}
+	to.Epoch, to.Since, to.Retired = max(row.Epoch, floor)+1, tx.Now, false
 	to.Home = row.home(to.Node, away)
 	next := placementRow{
 		Instance: to.Instance, Node: to.Node, Site: to.Site, Epoch: to.Epoch, Slot: to.Slot, Spec: to.Spec, Release: to.Release, Since: db.At(tx.Now), Former: db.Of(former),
@@ -153,11 +157,23 @@ func retired(ctx context.Context, tx db.Tx, instance, node string) error {
 	return moved(ctx, tx)
 }
 
+// rebuiltSlot is the first slot that a rebuilt server gives to an instance of which no node told it anything: a node
+// that comes back later may hold slots of the lost server's numbering.
+const rebuiltSlot = 1000
+
 // NextSlot gives out a slot name that no copy of the instance has ever had: s2, s3, ... The first copy is s1.
 func NextSlot(ctx context.Context, tx db.Tx, instance string) (string, error) {
 	var last int64
-	err := tx.NewRaw(`INSERT INTO instance_slots (instance, last) VALUES (?, 2)
-		ON CONFLICT (instance) DO UPDATE SET last = instance_slots.last + 1 RETURNING last`, instance).Scan(ctx, &last)
+	floor, err := counter(ctx, tx, floorCounter)
+	if err != nil {
+		return "", err
+	}
+	next := int64(2)
+	if floor > 0 {
+		next = rebuiltSlot
+	}
+	err = tx.NewRaw(`INSERT INTO instance_slots (instance, last) VALUES (?, ?)
+		ON CONFLICT (instance) DO UPDATE SET last = instance_slots.last + 1 RETURNING last`, instance, next).Scan(ctx, &last)
 	if err != nil {
 		return "", fmt.Errorf("name a slot for %s: %w", instance, err)
 	}

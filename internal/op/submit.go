@@ -95,10 +95,10 @@ func validateStep(p step.Planned, kinds map[string]step.Kind, n New) error {
 // serverDoes tells whether the server itself does steps of a kind.
 func serverDoes(kind step.Kind) bool {
 	switch kind {
-	case step.Claim, step.Route, step.Release, step.Tell:
+	case step.Claim, step.Route, step.Release, step.Tell, step.Adopt:
 		return true
 	case step.Stage, step.Boot, step.Ready, step.Checks, step.Switch, step.Stop, step.Fence, step.Discard, step.Backup, step.Fetch, step.Load,
-		step.Arm, step.Fire, step.Undo:
+		step.Arm, step.Fire, step.Undo, step.Prune, step.Survey:
 		return false
 	}
 	return false

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"holdfast/internal/fleet"
 	"holdfast/internal/step"
 )
 
@@ -85,7 +84,7 @@ func (b *builder) place(item Item, needs []string) {
 func (b *builder) bring(item Item, node, slot, first string, restored bool) {
 	name := item.Instance
 	b.add(name, step.Boot, node, after(name, first), "start "+what(item), step.BootArgs{Spec: item.Spec, Slot: slot, Restored: restored})
-	b.add(name, step.Ready, node, after(name, "boot"), "wait until "+name+" is ready", step.SlotArgs{Slot: slot, Within: readyWithin(item.Spec)})
+	b.add(name, step.Ready, node, after(name, "boot"), "wait until "+name+" is ready", step.SlotArgs{Slot: slot, Within: item.Spec.ReadyWithin()})
 	b.add(name, step.Checks, node, after(name, "ready"), "check the data of "+name, step.SlotArgs{Slot: slot})
 }
 
@@ -164,15 +163,4 @@ func (b *builder) add(instance string, kind step.Kind, node string, needs []stri
 		ID: instance + "/" + string(kind), Node: node, Needs: needs,
 		Step: step.Step{Kind: kind, Instance: instance, Args: text, Note: note},
 	})
-}
-
-// readyWithin is the longest that any service may take to be ready.
-func readyWithin(spec fleet.Spec) time.Duration {
-	longest := time.Minute
-	for _, s := range spec.Services {
-		if s.Readiness != nil {
-			longest = max(longest, s.Readiness.Within)
-		}
-	}
-	return longest
 }

@@ -75,7 +75,7 @@ func (b *builder) instance(a Assignment) {
 	add(step.Fetch, a.Node, "release", "fetch snapshot "+short+" of "+a.Instance, step.FetchArgs{Snapshot: snapshot.ID, Slot: slot, Spec: spec})
 	add(step.Load, a.Node, "fetch", "load the data of "+a.Instance, step.SlotArgs{Slot: slot})
 	add(step.Boot, a.Node, "load", "start "+a.Instance, step.BootArgs{Spec: spec, Slot: slot, Restored: true})
-	add(step.Ready, a.Node, "boot", "wait until "+a.Instance+" is ready", step.SlotArgs{Slot: slot, Within: readyWithin(spec)})
+	add(step.Ready, a.Node, "boot", "wait until "+a.Instance+" is ready", step.SlotArgs{Slot: slot, Within: spec.ReadyWithin()})
 	add(step.Checks, a.Node, "ready", "check the data of "+a.Instance, step.SlotArgs{Slot: slot})
 	add(step.Switch, a.Node, "checks", "let "+a.Instance+" serve from "+a.Node, step.SwitchArgs{Slot: slot})
 	add(step.Route, "", "switch", "wait until the edge answers for "+a.Instance, step.RouteArgs{Within: rules(b.plan.Normal).Within})
@@ -91,17 +91,6 @@ func (b *builder) add(instance string, kind step.Kind, node, after, note string,
 		p.Needs = []string{instance + "/" + after}
 	}
 	b.graph = append(b.graph, p)
-}
-
-// readyWithin is the longest that any service of the stack may take to be ready.
-func readyWithin(spec fleet.Spec) time.Duration {
-	within := time.Minute
-	for _, s := range spec.Services {
-		if s.Readiness != nil {
-			within = max(within, s.Readiness.Within)
-		}
-	}
-	return within
 }
 
 // tell adds a step for every communication at the event; those of a failure run only if what they wait for failed. tier is set for those of one tier.

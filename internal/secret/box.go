@@ -47,6 +47,25 @@ func OpenBox(ctx context.Context, d *db.DB, keeper Keeper) (*Box, error) {
 	return &Box{aead}, err
 }
 
+// OpenSealed opens a data key that a keeper has sealed, as SealedDataKey gives it, without a database.
+func OpenSealed(ctx context.Context, keeper Keeper, sealed []byte) (*Box, error) {
+	key, err := openDataKey(ctx, keeper, sealed)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := chacha20poly1305.NewX(key)
+	return &Box{aead}, err
+}
+
+// SealedDataKey reads the data key of the database as the keeper has sealed it.
+func SealedDataKey(ctx context.Context, tx db.Tx) ([]byte, error) {
+	sealed, err := loadDataKey(ctx, tx)
+	if err != nil {
+		return nil, fmt.Errorf("read the data key: %w", err)
+	}
+	return sealed, nil
+}
+
 func makeDataKey(ctx context.Context, tx db.Tx, keeper Keeper) ([]byte, error) {
 	key := make([]byte, chacha20poly1305.KeySize)
 	rand.Read(key) // never fails: crypto/rand ends the program instead

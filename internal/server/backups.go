@@ -9,6 +9,7 @@ import (
 	"holdfast/internal/audit"
 	"holdfast/internal/backup"
 	"holdfast/internal/db"
+	"holdfast/internal/fleet"
 	"holdfast/internal/observe"
 	"holdfast/internal/op"
 )
@@ -47,9 +48,19 @@ func (s *Server) runBackup(ctx context.Context, in *body[api.NewBackup]) (o op.O
 // restoreWorld is what a restore must know of the nodes.
 func (s *Server) restoreWorld(ctx context.Context) (backup.World, error) {
 	inventory, err := s.Observer.Inventory(ctx)
-	return backup.World{Nodes: inventory.Nodes, Reachable: func(node string) bool {
+	if err != nil {
+		return backup.World{}, err
+	}
+	rendered := func(instance string) (fleet.Spec, error) {
+		declared, err := s.Declared.Fleet(ctx, s.DB)
+		if err != nil {
+			return fleet.Spec{}, err
+		}
+		return fleet.Render(declared, instance)
+	}
+	return backup.World{Nodes: inventory.Nodes, Rendered: rendered, Reachable: func(node string) bool {
 		return s.DB.Now().Sub(inventory.Nodes[node].SeenAt) <= observe.Silent
-	}}, err
+	}}, nil
 }
 
 type sealedFor struct {
@@ -83,9 +94,9 @@ func (s *Server) restore(ctx context.Context, in *body[api.NewRestore]) (o op.Op
 		return o, err
 	}
 	ask := backup.Ask{
-		Instance: in.Body.Instance, Snapshot: in.Body.Snapshot, Node: in.Body.Node, Beside: in.Body.Beside, Identities: in.Body.Identities,
+		Instance: in.Body.Instance, Snapshot: in.Body.Snapshot, Node: in.Body.Node, Beside: in.Body.Beside, Release: backup.Release(in.Body.Release), Identities: in.Body.Identities,
 	}
-	detail := map[string]any{"snapshot": ask.Snapshot, "node": ask.Node, "beside": ask.Beside, "recovery_key": len(ask.Identities) > 0}
+	detail := map[string]any{"snapshot": ask.Snapshot, "node": ask.Node, "beside": ask.Beside, "release": ask.Release, "recovery_key": len(ask.Identities) > 0}
 	err = s.DB.Tx(ctx, func(ctx context.Context, tx db.Tx) error {
 		if err := s.Audit.Append(ctx, tx, audit.Entry{Verb: "restore", Object: "instance/" + ask.Instance, Detail: detail}); err != nil {
 			return err

@@ -80,6 +80,7 @@ func New(parts Parts) http.Handler {
 	s.operations()
 	s.streams()
 	s.backups()
+	s.adoptions()
 	for _, m := range parts.Mounts {
 		if !m.Machine {
 			mux.Handle(m.Path, m.Handler)

@@ -72,9 +72,9 @@ func (o Order) checkFor(node string, now time.Time) error {
 // OnNode tells whether k is a kind that a node does.
 func (k Kind) OnNode() bool {
 	switch k {
-	case Stage, Boot, Ready, Checks, Switch, Stop, Fence, Discard, Backup, Fetch, Load, Arm, Fire, Undo:
+	case Stage, Boot, Ready, Checks, Switch, Stop, Fence, Discard, Backup, Fetch, Load, Arm, Fire, Undo, Prune, Survey:
 		return true
-	case Claim, Route, Release, Tell:
+	case Claim, Route, Release, Tell, Adopt:
 		return false
 	}
 	return false

@@ -34,6 +34,8 @@ const (
 	Arm     Kind = "arm"     // FaultArgs: write the fault's own end to disk and start its timer; fires nothing
 	Fire    Kind = "fire"    // FaultArgs: inject the armed fault
 	Undo    Kind = "undo"    // FaultArgs: end the fault now
+	Prune   Kind = "prune"   // PruneArgs: on a vault, let go what the instance need not keep; the result is PruneResult
+	Survey  Kind = "survey"  // SurveyArgs: tell what the node holds, for a server that was rebuilt; the result is SurveyResult
 )
 
 // Kinds that the server does itself, between node steps.
@@ -42,6 +44,7 @@ const (
 	Route   Kind = "route"   // RouteArgs: wait until the edge answers for the instance from its new place
 	Release Kind = "release" // ReleaseArgs: open the custodian's envelopes for exactly one fetch order
 	Tell    Kind = "tell"    // TellArgs: a communication of a recovery plan
+	Adopt   Kind = "adopt"   // Adopt{}: take what the surveys of the same operation found for what is
 )
 
 // Step is one piece of work. Args is the JSON of the kind's argument type.
@@ -70,6 +73,7 @@ type BootArgs struct {
 	Secrets    []byte     `json:"secrets,omitempty"`
 	Neutralise bool       `json:"neutralise,omitempty"` // a rehearsal copy: run the neutralise hook before anything else may act
 	Restored   bool       `json:"restored,omitempty"`   // run the after_restore hook once it is ready
+	Beside     bool       `json:"beside,omitempty"`     // a slot that does not serve before a switch: it may start where another node is the holder
 }
 
 // SwitchArgs makes a slot the active one.
@@ -134,6 +138,7 @@ type FetchArgs struct {
 	Slot       string     `json:"slot"`
 	Identities []byte     `json:"identities"`
 	Spec       fleet.Spec `json:"spec"`
+	Expect     string     `json:"expect,omitempty"` // the release that the snapshot must be of; "" = any
 }
 
 // FetchResult is what came.
