@@ -69,7 +69,44 @@ func rootCommand() *cobra.Command {
 		return problem.New(problem.Usage, cmd.CommandPath()+" --help", "%s: %s", cmd.CommandPath(), err)
 	})
 	root.AddCommand(commands()...)
+	strict(root)
 	return root
+}
+
+// strict makes every command answer wrong arguments as wrong usage, which cobra by itself does not tell from failing:
+// a verb that does not exist, and arguments where none are taken.
+func strict(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		strict(sub)
+	}
+	if cmd.HasSubCommands() && !cmd.Runnable() {
+		cmd.Args, cmd.RunE = cobra.ArbitraryArgs, noVerb
+		return
+	}
+	check := cmd.Args
+	if check == nil {
+		return
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		err := check(cmd, args)
+		if problem.KindOf(err) != problem.Internal {
+			return err
+		}
+		return problem.New(problem.Usage, cmd.CommandPath()+" --help", "%s: %s", cmd.CommandPath(), err)
+	}
+}
+
+// noVerb is what a command does that only groups others.
+func noVerb(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	cmd.SuggestionsMinimumDistance = 2 // letters that may be wrong
+	hint := cmd.CommandPath() + " --help"
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = cmd.CommandPath() + " " + near[0]
+	}
+	return problem.New(problem.Usage, hint, "%s has no verb %q", cmd.CommandPath(), args[0])
 }
 
 // wantsJSON tells whether the person asked for -o json.
