@@ -229,17 +229,12 @@ func Down(ctx context.Context, name string) error {
 	} else if err != nil {
 		return err
 	}
-	file := filepath.Join(stateDir(), name+".lock")
-	unlock, err := lock(ctx, file)
+	unlock, err := lock(ctx, filepath.Join(stateDir(), name+".lock"))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := assemble(known, io.Discard).raze(ctx); err != nil {
-		return err
-	}
-	_ = os.Remove(stateDir()) // only when no other lab is there
-	return os.Remove(file)
+	return assemble(known, io.Discard).raze(ctx)
 }
 
 func (l *Lab) raze(ctx context.Context) error {

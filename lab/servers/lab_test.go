@@ -5,10 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"holdfast/internal/problem"
 	"holdfast/lab"
 	"holdfast/lab/servers"
 	"holdfast/lab/servers/serverstest"
@@ -240,4 +242,43 @@ func mentions(t *testing.T, folder string) []string {
 		}
 	}
 	return found
+}
+
+// A name that something else has taken is left to it.
+func TestUpRefusesATakenName(t *testing.T) {
+	serverstest.Needed(t)
+	act(t, exec.CommandContext(t.Context(), "ip", "netns", "add", "hf-labtkn-theirs").Run())
+	defer func() { act(t, exec.Command("ip", "netns", "del", "hf-labtkn-theirs").Run()) }()
+	_, err := servers.Up(t.Context(), small("labtkn"), t.Output())
+	if err == nil || !strings.Contains(err.Error(), "hf-labtkn-theirs exist already and belong to no lab") {
+		t.Errorf("up: %v", err)
+	}
+	if problem.KindOf(err) != problem.Conflict {
+		t.Errorf("it is %s, want a conflict", problem.KindOf(err))
+	}
+	if found := residue(t, "labtkn"); found != "/run/netns/hf-labtkn-theirs" {
+		t.Errorf("the refused lab left:\n%s", found)
+	}
+}
+
+// A program built with the skewed clock tells another time, and the right one when nothing is set.
+func TestSkewedClock(t *testing.T) {
+	source := t.TempDir()
+	program := "package main\n\nimport \"time\"\n\nfunc main() { println(time.Now().Unix()) }\n"
+	act(t, os.WriteFile(filepath.Join(source, "main.go"), []byte(program), 0o600))
+	act(t, os.WriteFile(filepath.Join(source, "go.mod"), []byte("module clock\n\ngo 1.26\n"), 0o600))
+	clock := filepath.Join(source, "clock")
+	act(t, servers.BuildSkewed(t.Context(), source, clock, "."))
+	for _, by := range []string{"", "600", "-86400", "rubbish"} {
+		cmd := exec.CommandContext(t.Context(), clock)
+		cmd.Env = append(os.Environ(), "HOLDFAST_LAB_SKEW="+by)
+		said, err := cmd.CombinedOutput()
+		act(t, err)
+		told, err := strconv.ParseInt(strings.TrimSpace(string(said)), 10, 64)
+		act(t, err)
+		want, _ := strconv.ParseInt(by, 10, 64) // 0 for what is no number
+		if off := told - time.Now().Unix() - want; off < -30 || off > 0 {
+			t.Errorf("with %q it is %d s off", by, off)
+		}
+	}
 }

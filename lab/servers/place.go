@@ -26,8 +26,28 @@ func orVariable(variable, otherwise string) string {
 	return otherwise
 }
 
-// lock waits until this process alone holds the file. The lock ends with the process at the latest.
+// lock waits until this process alone holds the file. The lock ends with the process at the latest; unlock removes the
+// file too, and its folder when nothing else is there.
 func lock(ctx context.Context, path string) (unlock func(), err error) {
+	var held *os.File
+	err = lab.Until(ctx, 15*time.Minute, 100*time.Millisecond, "wait for "+path, func() (bool, string) {
+		if held, err = tryLock(path); err != nil {
+			return false, err.Error()
+		}
+		return held != nil, "another process holds it"
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		_ = os.Remove(path) // while it is held: who waits finds another file, or none
+		_ = held.Close()
+		_ = os.Remove(filepath.Dir(path))
+	}, nil
+}
+
+// tryLock locks the file at path; nil when another process holds it, or has removed it meanwhile.
+func tryLock(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make folder for %s: %w", filepath.Base(path), err)
 	}
@@ -35,12 +55,15 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
-	err = lab.Until(ctx, 15*time.Minute, 100*time.Millisecond, "wait for "+path, func() (bool, string) {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		return err == nil, "another process holds it"
-	})
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, file.Close()
+	}
+	ours, err := file.Stat()
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	return func() { _ = file.Close() }, nil // closing unlocks; there is nothing more to do about a failure
+	if there, err := os.Stat(path); err != nil || !os.SameFile(ours, there) {
+		return nil, file.Close()
+	}
+	return file, nil
 }
