@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -139,13 +140,48 @@ func moveAside(path, to string) error {
 // Close closes the file.
 func (j *Journal) Close() error { return j.db.Close() }
 
-// tx runs do in one transaction. what names it in errors and for tests that crash around it.
+// tx runs do in one transaction, which is on disk when it returns. what names it in errors and for tests that crash
+// around it.
 func (j *Journal) tx(ctx context.Context, what string, do func(tx *sql.Tx) error) error {
+	// A transaction that has begun is finished even when the process is stopping: half-told work is what we avoid.
+	return j.within(context.WithoutCancel(ctx), j.db, what, do)
+}
+
+// lazyTx is tx for what may be forgotten when the power fails: it is written, in order with all else, and flushed to
+// the disk with the next transaction that must be there. A killed process forgets nothing of it.
+func (j *Journal) lazyTx(ctx context.Context, what string, do func(tx *sql.Tx) error) (err error) {
+	ctx = context.WithoutCancel(ctx)
+	conn, err := j.db.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("begin %s in journal: %w", what, err)
+	}
+	defer func() { err = errors.Join(err, j.flushAgain(ctx, conn), conn.Close()) }()
+	if _, err := conn.ExecContext(ctx, "PRAGMA synchronous = NORMAL"); err != nil {
+		return fmt.Errorf("begin %s in journal: %w", what, err)
+	}
+	return j.within(ctx, conn, what, do)
+}
+
+// flushAgain makes the connection flush every transaction; one that does not take it is thrown away.
+func (j *Journal) flushAgain(ctx context.Context, conn *sql.Conn) error {
+	_, err := conn.ExecContext(ctx, "PRAGMA synchronous = FULL")
+	if err == nil {
+		return nil
+	}
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // its answer is what was asked for
+	return fmt.Errorf("go back to flushing the journal: %w", err)
+}
+
+// beginner is the database, or the one connection to it.
+type beginner interface {
+	BeginTx(ctx context.Context, options *sql.TxOptions) (*sql.Tx, error)
+}
+
+func (j *Journal) within(ctx context.Context, in beginner, what string, do func(tx *sql.Tx) error) error {
 	if err := j.fault("before " + what); err != nil {
 		return err
 	}
-	// A transaction that has begun is finished even when the process is stopping: half-told work is what we avoid.
-	tx, err := j.db.BeginTx(context.WithoutCancel(ctx), nil)
+	tx, err := in.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("begin %s in journal: %w", what, err)
 	}

@@ -62,7 +62,7 @@ func (j *Journal) Spool(ctx context.Context, entries []entry) error {
 // Progress spools a word about an order that still runs, and keeps it as the order's last word; it does nothing once
 // the order has ended, so that progress never overtakes the end.
 func (j *Journal) Progress(ctx context.Context, update step.Update) error {
-	return j.tx(ctx, "progress", func(tx *sql.Tx) error {
+	return j.lazyTx(ctx, "progress", func(tx *sql.Tx) error {
 		last, err := encode(update)
 		if err != nil {
 			return err
@@ -106,9 +106,10 @@ func (j *Journal) Unsent(ctx context.Context, limit int) ([]link.Report, error) 
 	return all, rows.Err()
 }
 
-// Acknowledged drops the reports that the server has committed.
+// Acknowledged drops the reports that the server has committed. Should that be forgotten, they are sent once more, and
+// the server knows them by their numbers.
 func (j *Journal) Acknowledged(ctx context.Context, through int64) error {
-	return j.tx(ctx, "acknowledge", func(tx *sql.Tx) error {
+	return j.lazyTx(ctx, "acknowledge", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, "DELETE FROM outbox WHERE seq <= ?", through)
 		return err
 	})

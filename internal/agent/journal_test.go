@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -437,4 +438,34 @@ func TestNewestSettingIsAProperty(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What may be forgotten in a power failure must not leave the journal careless about all else.
+func TestJournalFlushesAgainAfterALazyTransaction(t *testing.T) {
+	j, _, err := OpenJournal(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	level := func(q interface {
+		QueryRowContext(context.Context, string, ...any) *sql.Row
+	}) (level int) {
+		if err := q.QueryRowContext(t.Context(), "PRAGMA synchronous").Scan(&level); err != nil {
+			t.Fatal(err)
+		}
+		return level
+	}
+	for name, broken := range map[string]error{"done": nil, "undone": errors.New("no")} {
+		during := 0
+		err := j.lazyTx(t.Context(), "test", func(tx *sql.Tx) error {
+			during = level(tx)
+			return broken
+		})
+		if !errors.Is(err, broken) {
+			t.Fatalf("%s: ended with %v", name, err)
+		}
+		if after := level(j.db); during != 1 || after != 2 {
+			t.Errorf("%s: synchronous was %d during it and is %d after it, want 1 and 2", name, during, after)
+		}
+	}
 }
