@@ -106,8 +106,11 @@ func (i *instance) writer(ctx context.Context, store vault.Store, args step.Back
 		if key, err = vault.ParseWriterKey(body); err != nil {
 			return nil, key, false, err
 		}
-		r, err = vault.Open(ctx, store)
-		return r, key, false, err
+		if r, err = vault.Open(ctx, store); err != nil || !args.Rotate {
+			return r, key, false, err
+		}
+		key, err = i.rotated(ctx, r, key)
+		return r, key, true, firstOf(err, i.keepKey(key, err))
 	}
 	r, err = vault.Open(ctx, store)
 	if errors.Is(err, vault.ErrNotFound) {
@@ -124,6 +127,15 @@ func (i *instance) writer(ctx context.Context, store vault.Store, args step.Back
 	}
 	key, err = r.Join(ctx, args.Spec.Backup.Recipients, args.Custodians, i.stack.cfg.Now())
 	return r, key, true, firstOf(err, i.keepKey(key, err))
+}
+
+// rotated begins the next epoch of a repository. An order that is done again after a crash goes on with the epoch that
+// it had begun.
+func (i *instance) rotated(ctx context.Context, r *vault.Repository, old vault.WriterKey) (vault.WriterKey, error) {
+	if kept, ok := i.keptKey(r); ok && kept.Began.After(old.Began) {
+		return kept, nil
+	}
+	return r.Rotate(ctx, old, i.stack.cfg.Now())
 }
 
 // keepKey keeps a writer key on the node until the server has it; it opens nothing.

@@ -53,6 +53,28 @@ func (c *Client) RunBackup(ctx context.Context, b NewBackup) (op.Operation, erro
 	return post[op.Operation](ctx, c, "/api/v1/backups", b)
 }
 
+// PruneBackups begins to let old snapshots of one instance go.
+func (c *Client) PruneBackups(ctx context.Context, instance string) (op.Operation, error) {
+	return post[op.Operation](ctx, c, "/api/v1/prunes", NewPrune{instance})
+}
+
+// NewPrune asks that old snapshots of one instance are let go.
+type NewPrune struct {
+	Instance string `json:"instance"`
+}
+
+// NewDiscard asks that a restored copy beside what serves is removed.
+type NewDiscard struct {
+	Instance string `json:"instance"`
+	Slot     string `json:"slot"`
+	Node     string `json:"node,omitempty" doc:"empty: the one that holds it"`
+}
+
+// DiscardBeside begins to remove a restored copy that does not serve.
+func (c *Client) DiscardBeside(ctx context.Context, d NewDiscard) (op.Operation, error) {
+	return post[op.Operation](ctx, c, "/api/v1/discards", d)
+}
+
 // Snapshots lists what there is to return to, newest first; of one instance, or of all with "".
 func (c *Client) Snapshots(ctx context.Context, instance string) ([]backup.Snapshot, error) {
 	return get[[]backup.Snapshot](ctx, c, "/api/v1/snapshots", url.Values{"instance": {instance}})

@@ -153,19 +153,12 @@ func (s Scheduler) Once(ctx context.Context) error {
 		return err
 	}
 	for _, instance := range due {
-		err := s.DB.Tx(ctx, func(ctx context.Context, tx db.Tx) error {
+		s.begin(ctx, "backup", instance, func(ctx context.Context, tx db.Tx) error {
 			_, err := Begin(ctx, tx, access.System().Name, []string{instance})
 			return err
 		})
-		switch problem.KindOf(err) {
-		case "":
-		case problem.Busy:
-			s.Log.Debug("backup put off: the instance is busy", "instance", instance)
-		default:
-			s.Log.Error("backup was not begun", "instance", instance, "err", err)
-		}
 	}
-	return ctx.Err()
+	return s.prunes(ctx, s.DB.Now())
 }
 
 func (s Scheduler) due(ctx context.Context, now time.Time) ([]string, error) {
@@ -177,7 +170,7 @@ func (s Scheduler) due(ctx context.Context, now time.Time) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	made, err := runs(ctx, s.DB)
+	made, err := runs(ctx, s.DB, backupRuns)
 	if err != nil {
 		return nil, err
 	}

@@ -143,7 +143,7 @@ func AdoptRepository(ctx context.Context, tx db.Tx, vault string, found step.Sur
 
 // Ended gives what op.Folder calls for each kind of step.
 func (c Catalogue) Ended() map[step.Kind]func(context.Context, db.Tx, op.Ending) error {
-	return map[step.Kind]func(context.Context, db.Tx, op.Ending) error{step.Backup: c.BackedUp, step.Fetch: c.Fetched, step.Checks: c.Checked}
+	return map[step.Kind]func(context.Context, db.Tx, op.Ending) error{step.Backup: c.BackedUp, step.Fetch: c.Fetched, step.Checks: c.Checked, step.Prune: c.PrunedBack}
 }
 
 func decode(e op.Ending, args, result any) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/uptrace/bun"
 
@@ -182,7 +183,7 @@ func (c Custodian) FillBackup(ctx context.Context, call op.Call) (json.RawMessag
 	if policy.Custodian {
 		args.Custodians = []string{c.Keys.CustodianRecipient()}
 	}
-	sealed, err := writerKey(ctx, c.DB, instance, policy.Vault)
+	sealed, since, err := writerKey(ctx, c.DB, instance, policy.Vault)
 	if err != nil {
 		return nil, err
 	}
@@ -190,9 +191,14 @@ func (c Custodian) FillBackup(ctx context.Context, call op.Call) (json.RawMessag
 		if args.Repository.WriterKey, err = reseal(c.Keys, sealed, call.SealTo); err != nil {
 			return nil, fmt.Errorf("pass the writer key of %s to node %s: %w", instance, call.Node, err)
 		}
+		args.Rotate = c.DB.Now().Sub(since) >= RotateEvery
 	}
 	return json.Marshal(args)
 }
+
+// RotateEvery is how long a node writes with one key and seals to one epoch: a backup that begins later changes both
+// first. What one epoch's identity opens is then never more than a month of an instance.
+const RotateEvery = 30 * 24 * time.Hour
 
 // reseal turns what was sealed to the server into what is sealed to a node.
 func reseal(keys *access.Keys, sealed []byte, sealTo string) ([]byte, error) {

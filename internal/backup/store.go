@@ -84,22 +84,24 @@ func putEnvelope(ctx context.Context, tx db.Tx, row envelopeRow) error {
 }
 
 func putWriterKey(ctx context.Context, tx db.Tx, instance, vault string, sealed []byte) error {
-	_, err := tx.NewRaw(`INSERT INTO writer_keys (instance, vault, sealed) VALUES (?, ?, ?)
-		ON CONFLICT (instance, vault) DO UPDATE SET sealed = excluded.sealed`, instance, vault, db.Bytes(sealed)).Exec(ctx)
+	_, err := tx.NewRaw(`INSERT INTO writer_keys (instance, vault, sealed, since) VALUES (?, ?, ?, ?)
+		ON CONFLICT (instance, vault) DO UPDATE SET sealed = excluded.sealed, since = excluded.since`, instance, vault, db.Bytes(sealed), db.At(tx.Now)).Exec(ctx)
 	if err != nil {
 		return fmt.Errorf("keep writer key of %s: %w", instance, err)
 	}
 	return nil
 }
 
-// writerKey reads what a node needs to add to a repository, sealed to the server; nil when no backup was made yet.
-func writerKey(ctx context.Context, in bun.IDB, instance, vault string) ([]byte, error) {
+// writerKey reads what a node needs to add to a repository, sealed to the server, and since when it is in use; nil when
+// no backup was made yet.
+func writerKey(ctx context.Context, in bun.IDB, instance, vault string) ([]byte, time.Time, error) {
 	var sealed db.Bytes
-	err := in.NewRaw("SELECT sealed FROM writer_keys WHERE instance = ? AND vault = ?", instance, vault).Scan(ctx, &sealed)
+	var since db.Time
+	err := in.NewRaw("SELECT sealed, since FROM writer_keys WHERE instance = ? AND vault = ?", instance, vault).Scan(ctx, &sealed, &since)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return nil, fmt.Errorf("read writer key of %s: %w", instance, err)
+		return nil, time.Time{}, fmt.Errorf("read writer key of %s: %w", instance, err)
 	}
-	return sealed, nil
+	return sealed, since.Time, nil
 }
 
 // envelopesOf reads the envelopes of instances; of all when none is named.
@@ -205,19 +207,33 @@ func prove(ctx context.Context, tx db.Tx, instance, id string, level ProofLevel)
 
 // tried records that a backup of an instance was begun.
 func tried(ctx context.Context, tx db.Tx, instance, operation string) error {
-	_, err := tx.NewRaw(`INSERT INTO backup_runs (instance, tried_at, done_at, operation) VALUES (?, ?, 0, ?)
-		ON CONFLICT (instance) DO UPDATE SET tried_at = excluded.tried_at, operation = excluded.operation`, instance, db.At(tx.Now), operation).Exec(ctx)
+	return triedIn(ctx, tx, backupRuns, instance, operation)
+}
+
+// The tables of runs, which have the same columns.
+const (
+	backupRuns = "backup_runs"
+	pruneRuns  = "prune_runs"
+)
+
+func triedIn(ctx context.Context, tx db.Tx, table, instance, operation string) error {
+	_, err := tx.NewRaw(`INSERT INTO ? (instance, tried_at, done_at, operation) VALUES (?, ?, 0, ?)
+		ON CONFLICT (instance) DO UPDATE SET tried_at = excluded.tried_at, operation = excluded.operation`, bun.Ident(table), instance, db.At(tx.Now), operation).Exec(ctx)
 	if err != nil {
-		return fmt.Errorf("record the backup of %s: %w", instance, err)
+		return fmt.Errorf("record in %s that %s was tried: %w", table, instance, err)
 	}
 	return nil
 }
 
 // finished records that the backup of an instance that was begun last has worked.
 func finished(ctx context.Context, tx db.Tx, instance, operation string) error {
-	_, err := tx.NewRaw("UPDATE backup_runs SET done_at = tried_at WHERE instance = ? AND operation = ?", instance, operation).Exec(ctx)
+	return finishedIn(ctx, tx, backupRuns, instance, operation)
+}
+
+func finishedIn(ctx context.Context, tx db.Tx, table, instance, operation string) error {
+	_, err := tx.NewRaw("UPDATE ? SET done_at = tried_at WHERE instance = ? AND operation = ?", bun.Ident(table), instance, operation).Exec(ctx)
 	if err != nil {
-		return fmt.Errorf("record the backup of %s: %w", instance, err)
+		return fmt.Errorf("record in %s that %s is done: %w", table, instance, err)
 	}
 	return nil
 }
@@ -237,13 +253,13 @@ func ran(ctx context.Context, tx db.Tx, instance string, at time.Time) error {
 
 type run struct{ TriedAt, DoneAt time.Time }
 
-func runs(ctx context.Context, in bun.IDB) (map[string]run, error) {
+func runs(ctx context.Context, in bun.IDB, table string) (map[string]run, error) {
 	var rows []struct {
 		Instance        string
 		TriedAt, DoneAt db.Time
 	}
-	if err := in.NewRaw("SELECT instance, tried_at, done_at FROM backup_runs").Scan(ctx, &rows); err != nil {
-		return nil, fmt.Errorf("read when backups were made: %w", err)
+	if err := in.NewRaw("SELECT instance, tried_at, done_at FROM ?", bun.Ident(table)).Scan(ctx, &rows); err != nil {
+		return nil, fmt.Errorf("read %s: %w", table, err)
 	}
 	all := make(map[string]run, len(rows))
 	for _, r := range rows {

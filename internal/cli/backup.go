@@ -18,7 +18,7 @@ import (
 
 func backupCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "backup", Short: "Back instances up, and list what there is to return to"}
-	cmd.AddCommand(backupRunCommand(), backupListCommand())
+	cmd.AddCommand(backupRunCommand(), backupPruneCommand(), backupListCommand())
 	return cmd
 }
 
@@ -36,6 +36,28 @@ func backupRunCommand() *cobra.Command {
 			return problem.New(problem.Usage, "holdfast backup run instance/NAME, or holdfast backup run --all", "no backup was begun: name instances, or say --all, and not both")
 		}
 		o, err := beginBackup(cmd, c, api.NewBackup{Instances: instances})
+		if err != nil {
+			return err
+		}
+		return begun(cmd, c, o, detach)
+	})
+	return cmd
+}
+
+func backupPruneCommand() *cobra.Command {
+	var detach bool
+	cmd := &cobra.Command{
+		Use: "prune instance/NAME", Short: "Let old snapshots go now, as the schedule does once a day", Args: exactly("instance/NAME"),
+		Long: "Let old snapshots of an instance go, on the vault and without any key. Its backup.keep_daily says of how many days\n" +
+			"one stays; the last proven one stays always, and one run lets at most half of all go.",
+	}
+	cmd.Flags().BoolVar(&detach, "detach", false, "do not watch")
+	cmd.RunE = withServer(func(cmd *cobra.Command, c *api.Client, args []string) error {
+		names, err := instanceNames(args)
+		if err != nil {
+			return err
+		}
+		o, err := c.PruneBackups(cmd.Context(), names[0])
 		if err != nil {
 			return err
 		}

@@ -24,6 +24,7 @@ func restoreCommand() *cobra.Command {
 			"only then the instance goes over to it. A restore that fails leaves what served before.",
 		Args: exactly("instance/NAME"),
 	}
+	cmd.AddCommand(restoreDiscardCommand())
 	cmd.Flags().StringVar(&ask.Snapshot, "snapshot", "", "id, or the beginning of it (default: the newest)")
 	cmd.Flags().StringVar(&ask.Node, "to", "", "node to restore on (default: where it is placed)")
 	cmd.Flags().BoolVar(&ask.Beside, "beside", false, "leave it beside what serves, neutralised; do not switch")
@@ -43,6 +44,36 @@ func restoreCommand() *cobra.Command {
 			}
 		}
 		o, err := c.Restore(cmd.Context(), ask)
+		if err != nil {
+			return err
+		}
+		return begun(cmd, c, o, detach)
+	})
+	return cmd
+}
+
+func restoreDiscardCommand() *cobra.Command {
+	var ask api.NewDiscard
+	var detach bool
+	cmd := &cobra.Command{
+		Use: "discard instance/NAME --slot SLOT", Short: "Remove a restored copy that was put beside and does not serve", Args: exactly("instance/NAME"),
+		Long: "Remove a copy that `holdfast restore --beside` has left. A slot that serves or has served is refused: its data goes\n" +
+			"only by an erasure that was approved. A copy put beside never goes into service, since it was made harmless:\n" +
+			"restore without --beside to go over.",
+	}
+	cmd.Flags().StringVar(&ask.Slot, "slot", "", "slot to remove, as the restore named it")
+	cmd.Flags().StringVar(&ask.Node, "on", "", "node that holds it (default: the only one)")
+	cmd.Flags().BoolVar(&detach, "detach", false, "do not watch")
+	cmd.RunE = withServer(func(cmd *cobra.Command, c *api.Client, args []string) error {
+		names, err := instanceNames(args)
+		if err != nil {
+			return err
+		}
+		if ask.Slot == "" {
+			return problem.New(problem.Usage, "holdfast restore discard "+args[0]+" --slot SLOT", "nothing was discarded: no slot was named")
+		}
+		ask.Instance = names[0]
+		o, err := c.DiscardBeside(cmd.Context(), ask)
 		if err != nil {
 			return err
 		}

@@ -20,6 +20,8 @@ func (s *Server) backups() {
 		return list(backup.List(ctx, s.DB, in.Instance))
 	})
 	handle(s, route{"GET", "/api/v1/sealed-snapshot", "sealed-snapshot", "open a snapshot with a recovery key", access.Operator}, s.sealedSnapshot)
+	handle(s, route{"POST", "/api/v1/prunes", "prune", "prune backups", access.Operator}, s.prune)
+	handle(s, route{"POST", "/api/v1/discards", "discard", "discard a copy beside", access.Operator}, s.discard)
 	handle(s, route{"POST", "/api/v1/restores", "restore", "restore an instance", access.Operator}, s.restore)
 }
 
@@ -40,6 +42,32 @@ func (s *Server) runBackup(ctx context.Context, in *body[api.NewBackup]) (o op.O
 			return err
 		}
 		o, err = backup.Begin(ctx, tx, access.From(ctx).Name, instances)
+		return err
+	})
+	return o, err
+}
+
+func (s *Server) prune(ctx context.Context, in *body[api.NewPrune]) (o op.Operation, err error) {
+	err = s.DB.Tx(ctx, func(ctx context.Context, tx db.Tx) error {
+		if err := s.Audit.Append(ctx, tx, audit.Entry{Verb: "prune backups", Object: "instance/" + in.Body.Instance}); err != nil {
+			return err
+		}
+		o, err = backup.BeginPrune(ctx, tx, access.From(ctx).Name, in.Body.Instance)
+		return err
+	})
+	return o, err
+}
+
+func (s *Server) discard(ctx context.Context, in *body[api.NewDiscard]) (o op.Operation, err error) {
+	world, err := s.restoreWorld(ctx)
+	if err != nil {
+		return o, err
+	}
+	err = s.DB.Tx(ctx, func(ctx context.Context, tx db.Tx) error {
+		if err := s.Audit.Append(ctx, tx, audit.Entry{Verb: "discard a copy beside", Object: "instance/" + in.Body.Instance, Detail: in.Body}); err != nil {
+			return err
+		}
+		o, err = backup.BeginDiscard(ctx, tx, access.From(ctx).Name, backup.Discard(in.Body), world)
 		return err
 	})
 	return o, err

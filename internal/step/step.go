@@ -107,6 +107,7 @@ type BackupArgs struct {
 	Spec       fleet.Spec `json:"spec"`
 	Custodians []string   `json:"custodians,omitempty"` // age recipients
 	ReplyTo    string     `json:"reply_to,omitempty"`   // age recipient of the server: what must not be read in between is sealed to it
+	Rotate     bool       `json:"rotate,omitempty"`     // begin the next epoch with a new writer key first, and tell it
 }
 
 // SnapshotOf stands for the snapshot that a backup step of the same operation makes. It may be the Snapshot of
