@@ -435,3 +435,17 @@ func TestNonsenseFromANodeDoesNotStopItsReports(t *testing.T) {
 		t.Errorf("catalogue %+v, %v", all, err)
 	}
 }
+
+// Of what was proven the vault is told all, and the newest is protected by name; another vault's snapshots are not its
+// business.
+func TestAPruneProtectsTheNewestProof(t *testing.T) {
+	at := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	held := []Snapshot{
+		{ID: "d", Vault: "vb"}, {ID: "c", Vault: "vb", Proof: Proof{Restored, at.Add(time.Hour)}},
+		{ID: "x", Vault: "va", Proof: Proof{Restored, at}}, {ID: "a", Vault: "vb", Proof: Proof{Restored, at}},
+	}
+	args := pruneOf(20, "vb", held)
+	if len(args.Protect) != 1 || args.Protect[0] != "c" || len(args.Proven) != 2 || !args.Proven["a"].Equal(at) || args.KeepDaily != 20 || args.KeepLast != keepLast {
+		t.Errorf("asked %+v", args)
+	}
+}
