@@ -92,24 +92,33 @@ func (c Catalogue) PrunedBack(ctx context.Context, tx db.Tx, e op.Ending) error 
 	return finishedIn(ctx, tx, pruneRuns, e.Step.Instance, e.Operation.ID)
 }
 
-// prunes begins a prune of every instance that is due, once a day, each in an operation of its own.
+// prunes begins a prune of every instance that holds more snapshots than it keeps, once a day, each in an operation of
+// its own.
 func (s Scheduler) prunes(ctx context.Context, now time.Time) error {
 	placements, err := op.Placements(ctx, s.DB)
 	if err != nil {
 		return err
 	}
-	newest, err := Newest(ctx, s.DB)
+	specs, err := op.AppliedSpecs(ctx, s.DB)
 	if err != nil {
 		return err
+	}
+	all, err := List(ctx, s.DB, "")
+	if err != nil {
+		return err
+	}
+	held := map[string]int{}
+	for _, snapshot := range all {
+		held[snapshot.Instance]++
 	}
 	made, err := runs(ctx, s.DB, pruneRuns)
 	if err != nil {
 		return err
 	}
-	for _, instance := range slices.Sorted(maps.Keys(newest)) {
+	for _, instance := range slices.Sorted(maps.Keys(held)) {
 		p := Plan{Instance: instance, Every: pruneEvery, DoneAt: made[instance].DoneAt, TriedAt: made[instance].TriedAt}
 		placed, ok := placements[instance]
-		if !ok || placed.Retired || !p.Due(now) {
+		if !ok || placed.Retired || held[instance] <= specs[instance].Backup.KeepDaily || !p.Due(now) {
 			continue
 		}
 		s.begin(ctx, "prune", instance, func(ctx context.Context, tx db.Tx) error {
