@@ -8,7 +8,7 @@ ONCE     ?=
 LAB      ?= lab
 STORY    ?=
 
-.PHONY: demo lab lab-down skewed e2e dash test mutate check bench build setup clean
+.PHONY: demo lab lab-down skewed e2e kills dash test mutate check bench build setup clean
 
 build: ## the programs, into bin/
 	@echo "build: compiling holdfast (the first time takes a few minutes on two cores)"
@@ -50,8 +50,8 @@ test: setup ## every test
 mutate: ## every check of the vault switched off in turn: the test named beside it must go red (about a minute)
 	$(GO) test -tags mutate -count=1 -timeout 10m -run TestRemovedChecksAreMissed ./internal/vault
 
-e2e: setup ## the stories of test/e2e alone, with a kill at every single moment of a recovery: HOLDFAST_E2E=full
-	HOLDFAST_E2E=full $(GO) test -count=1 -timeout 60m -v ./test/e2e
+kills: setup ## a kill at every single moment of a recovery, each in a run of its own (an hour)
+	HOLDFAST_E2E=full $(GO) test -count=1 -timeout 90m -v ./test/e2e -run TestKillDuringRecovery
 
 check: ## format, vet and lint, with the pinned linter
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

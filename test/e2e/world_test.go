@@ -58,7 +58,7 @@ func begin(t *testing.T, customers int, change ...func(*lab.Notes) error) *world
 // anything of it runs.
 func prepare(t *testing.T, customers int, change ...func(*lab.Notes) error) *world {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Minute) // go test has a deadline of its own
 	n, err := lab.NewNotes(t.TempDir(), programs, customers, 0)
 	if err != nil {
 		t.Fatal(err)
