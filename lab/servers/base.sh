@@ -26,7 +26,11 @@ rm "$target/usr/sbin/policy-rc.d"
 
 # What a server without modules, without a way to the internet and with an address given from outside does not need.
 chroot "$target" systemctl mask systemd-modules-load.service systemd-networkd.service systemd-networkd-wait-online.service
-chroot "$target" systemctl disable knot.service apt-daily.timer apt-daily-upgrade.timer docker.service docker.socket containerd.service
+chroot "$target" systemctl disable knot.service docker.service docker.socket containerd.service
+# Housekeeping that has never run is caught up with at every first boot, on all servers at once.
+for timer in "$target"/etc/systemd/system/timers.target.wants/*.timer; do
+	[ ! -L "$timer" ] || chroot "$target" systemctl disable "${timer##*/}"
+done
 chroot "$target" apt-get clean
 rm -rf "$target"/var/lib/apt/lists/* "$target"/etc/ssh/ssh_host_*
 : >"$target/etc/machine-id"
