@@ -125,7 +125,7 @@ func TestPruneBesideABackup(t *testing.T) {
 	expectSame(t, src, filepath.Join(out, "data"))
 }
 
-// TestFilesThatChangeWhileTheyAreRead holds all readers until the scan is over, changes files, and lets go.
+// TestFilesThatChangeWhileTheyAreRead keeps all readers busy with slow files until the scan is over and files were changed.
 func TestFilesThatChangeWhileTheyAreRead(t *testing.T) {
 	p, src := newPlace(t), t.TempDir()
 	write := func(name, text string) {
@@ -137,14 +137,13 @@ func TestFilesThatChangeWhileTheyAreRead(t *testing.T) {
 		write(name, "the first text of "+name)
 	}
 	readers := max(2, min(runtime.NumCPU(), 8))
-	begun, release, scanned := make(chan struct{}, readers), make(chan struct{}), make(chan struct{})
-	var sources []vault.Source
 	for i := range readers {
-		sources = append(sources, blocked(fmt.Sprintf("a%d", i), begun, release))
+		write(fmt.Sprintf("a%d", i), strings.Repeat(fmt.Sprintf("%07d\n", i), 50_000))
 	}
-	sources = append(sources, vault.Source{Name: "data", Path: src}, vault.Source{Name: "last", Path: t.TempDir()})
+	scanned := make(chan struct{})
+	sources := []vault.Source{{Name: "data", Path: src}, {Name: "last", Path: t.TempDir()}}
 	var once sync.Once
-	o := vault.BackupOptions{Sources: sources, Skip: func(path string) bool {
+	o := vault.BackupOptions{Sources: sources, ReadLimit: readers * 64 << 10, Skip: func(path string) bool {
 		if strings.HasSuffix(path, "/zz") {
 			once.Do(func() { close(scanned) })
 		}
@@ -159,7 +158,6 @@ func TestFilesThatChangeWhileTheyAreRead(t *testing.T) {
 	if err := os.Remove(filepath.Join(src, "vanished")); err != nil {
 		t.Fatal(err)
 	}
-	close(release)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
