@@ -28,7 +28,7 @@ type gateway struct {
 	client *minio.Client
 }
 
-// real starts the server that make setup builds; nil where it is not there, and the log says so.
+// real starts the server that make e2e builds; nil where it is not there, and the log says so.
 func real(t *testing.T) *gateway {
 	t.Helper()
 	program, err := filepath.Abs("../../../bin/versitygw")
@@ -36,7 +36,7 @@ func real(t *testing.T) *gateway {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(program); err != nil {
-		t.Logf("S3 was tried with our own server only: %v (make setup builds it)", err)
+		t.Logf("S3 was tried with our own server only: %v (make bin/versitygw builds it)", err)
 		return nil
 	}
 	dir := t.TempDir()
