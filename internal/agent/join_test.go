@@ -119,7 +119,7 @@ func TestJoinIsRefused(t *testing.T) {
 		{"token without a pin", t.TempDir(), "hfj.1.secret", selfOf(server.URL), time.Now, problem.Usage,
 			"node a1 did not join: the join token does not name the server's authority", "holdfast agent --ca FILE, or a whole token: holdfast join-token create"},
 		{"token of another server", t.TempDir(), other.Token("a1"), selfOf(server.URL), time.Now, problem.Denied,
-			"the server is not the one that the join token is for", ""},
+			"the server at 127.0.0.1 is not the one that was named: its certificate authority is not ", "check the address, or make a new token on the right server: holdfast join-token create"},
 		{"another node's data", dir, "", renamed, time.Now, problem.Conflict,
 			dir + " holds the identity of node a1, not of a2", "start it with --node a1, or with another --data"},
 		{"ended certificate", dir, "", selfOf(server.URL), func() time.Time { return time.Now().AddDate(1, 0, 0) }, problem.Denied,
