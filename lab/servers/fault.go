@@ -193,7 +193,7 @@ func (l *Lab) plug(ctx context.Context, name, state string) error {
 }
 
 func (l *Lab) noPlace(name string) error {
-	return problem.New(problem.NotFound, "holdfast-lab status -name "+l.Name, "nothing was cut or healed: lab %s has no site or server %s", l.Name, name)
+	return problem.New(problem.NotFound, "holdfast-lab status --name "+l.Name, "nothing was cut or healed: lab %s has no site or server %s", l.Name, name)
 }
 
 func (l layout) siteIndex(name string) int {

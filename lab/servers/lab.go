@@ -69,7 +69,7 @@ func settle(ctx context.Context, shape Shape, out io.Writer) (*Lab, error) {
 	known, err := read(shape.Name)
 	if err == nil {
 		if !sameShape(known.Shape, shape) {
-			return nil, problem.New(problem.Conflict, "holdfast-lab down -name "+shape.Name, "the lab was not brought up: lab %s exists in another shape", shape.Name)
+			return nil, problem.New(problem.Conflict, "holdfast-lab down --name "+shape.Name, "the lab was not brought up: lab %s exists in another shape", shape.Name)
 		}
 		known.Shape.Bin = shape.Bin
 		return assemble(known, out), write(known)
@@ -105,7 +105,7 @@ func sameShape(have, want Shape) bool {
 func Open(name string) (*Lab, error) {
 	known, err := read(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, problem.New(problem.NotFound, "holdfast-lab up -name "+name, "there is no lab %s", name)
+		return nil, problem.New(problem.NotFound, "holdfast-lab up --name "+name, "there is no lab %s", name)
 	}
 	if err != nil {
 		return nil, err
@@ -208,7 +208,7 @@ func (l *Lab) Server(name string) (*Server, error) {
 			return s, nil
 		}
 	}
-	return nil, problem.New(problem.NotFound, "holdfast-lab status -name "+l.Name, "lab %s has no server %q", l.Name, name)
+	return nil, problem.New(problem.NotFound, "holdfast-lab status --name "+l.Name, "lab %s has no server %q", l.Name, name)
 }
 
 // Host is this machine's own address in the lab: servers reach here what listens on it.
@@ -218,7 +218,7 @@ func (l *Lab) Host() netip.Addr { return l.hostAddress() }
 // none, and it completes what an earlier call began.
 func Down(ctx context.Context, name string) error {
 	if !goodLabName.MatchString(name) {
-		return problem.New(problem.Usage, "holdfast-lab down -name lab", "the lab was not taken down: %q is no name of a lab", name)
+		return problem.New(problem.Usage, "holdfast-lab down --name lab", "the lab was not taken down: %q is no name of a lab", name)
 	}
 	if os.Geteuid() != 0 {
 		return refusal([]string{"root"})

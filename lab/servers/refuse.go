@@ -75,7 +75,7 @@ func room(ctx context.Context, shape Shape) (netip.Prefix, error) {
 		return netip.Prefix{}, err
 	}
 	if taken := strangers(shape.Name); len(taken) > 0 {
-		return netip.Prefix{}, problem.New(problem.Conflict, "holdfast-lab down -name "+shape.Name+", if they are left of a lab; or up with another -name",
+		return netip.Prefix{}, problem.New(problem.Conflict, "holdfast-lab down --name "+shape.Name+", if they are left of a lab; or up with another --name",
 			"the lab was not brought up: %s exist already and belong to no lab that is known", strings.Join(taken, ", "))
 	}
 	routed, err := routes(ctx)
@@ -162,7 +162,7 @@ func routes(ctx context.Context) ([]netip.Prefix, error) {
 func freeNetwork(wanted netip.Prefix, routed []netip.Prefix) (netip.Prefix, error) {
 	if wanted.IsValid() {
 		if by, taken := overlapping(wanted, routed); taken {
-			return netip.Prefix{}, problem.New(problem.Conflict, "up without -network, or with one that `ip route` does not show",
+			return netip.Prefix{}, problem.New(problem.Conflict, "up without --network, or with one that `ip route` does not show",
 				"the lab was not brought up: this machine routes %s already, which overlaps %s", by, wanted)
 		}
 		return wanted, nil
@@ -173,7 +173,7 @@ func freeNetwork(wanted netip.Prefix, routed []netip.Prefix) (netip.Prefix, erro
 			return network, nil
 		}
 	}
-	return netip.Prefix{}, problem.New(problem.Conflict, "holdfast-lab up -network 10.200.0.0/16",
+	return netip.Prefix{}, problem.New(problem.Conflict, "holdfast-lab up --network 10.200.0.0/16",
 		"the lab was not brought up: this machine routes all of 10.70.0.0/16 to 10.119.0.0/16 already")
 }
 

@@ -30,7 +30,7 @@ const (
 // Skew sets the clock of the node's agent wrong by that much, and right again with 0. The agent is restarted.
 func (s *Server) Skew(ctx context.Context, by time.Duration) error {
 	if s.Duty != Node || s.lab.Bin == "" {
-		return problem.New(problem.Usage, "holdfast-lab status -name "+s.lab.Name, "no clock was set: no agent runs on %s", s.Name)
+		return problem.New(problem.Usage, "holdfast-lab status --name "+s.lab.Name, "no clock was set: no agent runs on %s", s.Name)
 	}
 	const dropIn = "/etc/systemd/system/holdfast-agent.service.d/skew.conf"
 	if by == 0 {

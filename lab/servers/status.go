@@ -91,7 +91,7 @@ func (l *Lab) Tell(out io.Writer) error {
 	var b strings.Builder
 	name := ""
 	if l.Name != "lab" {
-		name = " -name " + l.Name
+		name = " --name " + l.Name
 	}
 	if l.Bin != "" {
 		fmt.Fprintf(&b, "\n  export HOLDFAST_CONTEXT=%s\n  %s get nodes\n  %s                      # the web; enter with the token in that file\n",

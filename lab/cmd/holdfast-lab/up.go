@@ -62,7 +62,7 @@ func (a asked) shape(name string) (servers.Shape, error) {
 	if a.network != "" {
 		network, err := netip.ParsePrefix(a.network)
 		if err != nil {
-			return shape, problem.New(problem.Usage, "-network 10.70.0.0/16", "the lab was not brought up: %q is no network", a.network)
+			return shape, problem.New(problem.Usage, "--network 10.70.0.0/16", "the lab was not brought up: %q is no network", a.network)
 		}
 		shape.Network = network
 	}
