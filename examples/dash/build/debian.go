@@ -36,6 +36,12 @@ func debian(ctx context.Context, cache string, names ...string) ([]string, error
 	}
 	options := []string{"-o", "Dir::State::status=" + nothing, "-o", "Dir::Cache=" + cache, "-o", "APT::Install-Recommends=false", "-o", "Debug::NoLocking=true", "-qq"}
 	plan, err := apt(ctx, append(append(slices.Clone(options), "-s", "install"), names...))
+	if err != nil && os.Geteuid() == 0 { // a new machine has no lists yet
+		if _, err := apt(ctx, []string{"-qq", "update"}); err != nil {
+			return nil, err
+		}
+		plan, err = apt(ctx, append(append(slices.Clone(options), "-s", "install"), names...))
+	}
 	if err != nil {
 		return nil, err
 	}
