@@ -91,6 +91,7 @@ type node struct {
 	point    func(string)
 	process  int                         // stands in for the agent's own, which a fault would hit; 0 = a fault hits the test
 	word     func(context.Context) error // what comes of asking the server
+	kept     *agent.KeptRepositories     // role vault; nil = none
 
 	mu     sync.Mutex
 	events []link.Event
@@ -133,7 +134,7 @@ func (n *node) start() {
 		Limits: agent.Limits{MemoryMB: 1000, MaxInstances: 2}, Canary: 20 * time.Millisecond, Watch: 20 * time.Millisecond,
 		Emit: n.emit, Keeper: []string{os.Args[0], "undo-timer"}, Management: []string{"192.0.2.7"},
 		Point: func(point string) { n.point(point) }, Process: n.process,
-		Ask: func(ctx context.Context) error { return n.word(ctx) },
+		Ask: func(ctx context.Context) error { return n.word(ctx) }, Kept: n.kept,
 	})
 	if err != nil {
 		n.Fatal(err)
