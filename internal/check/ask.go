@@ -101,14 +101,28 @@ func transportOf(c link.Check) (*http.Transport, error) {
 	}
 	trust := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: serverName(c.Host)}
 	if len(c.Authority) > 0 {
-		authority, err := x509.ParseCertificate(c.Authority)
+		trusted, err := trustBoth(x509.SystemCertPool, c.Authority)
 		if err != nil {
-			return nil, fmt.Errorf("read authority: %w", err)
+			return nil, err
 		}
-		trust.RootCAs = x509.NewCertPool()
-		trust.RootCAs.AddCert(authority)
+		trust.RootCAs = trusted
 	}
 	return &http.Transport{DialContext: dial, TLSClientConfig: trust, DisableKeepAlives: true, DisableCompression: true}, nil
+}
+
+// trustBoth trusts an authority beside those of the system: an edge has its certificates from a public issuer, or from the
+// control plane while there is none.
+func trustBoth(system func() (*x509.CertPool, error), der []byte) (*x509.CertPool, error) {
+	authority, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("read authority: %w", err)
+	}
+	trusted, err := system()
+	if err != nil {
+		trusted = x509.NewCertPool() // a system without any: the one authority is left
+	}
+	trusted.AddCert(authority)
+	return trusted, nil
 }
 
 func serverName(host string) string {

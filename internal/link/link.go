@@ -137,7 +137,7 @@ type Check struct {
 	Headers   map[string]string `json:"headers,omitempty"`
 	Status    int               `json:"status"`
 	Contains  string            `json:"contains,omitempty"`
-	Authority []byte            `json:"authority,omitempty"` // DER of the CA to trust
+	Authority []byte            `json:"authority,omitempty"` // DER of a CA to trust beside those of the system
 	Interval  time.Duration     `json:"interval"`
 	Timeout   time.Duration     `json:"timeout"`
 }
