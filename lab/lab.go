@@ -41,6 +41,7 @@ type Lab struct {
 	Bin    string
 	Listen string // host:port of the control plane
 	Nodes  []Node
+	DB     string // control database, postgres://...; "" = a SQLite file in the server's folder
 
 	network *network // nil = all nodes are on loopback
 	server  *process
@@ -91,7 +92,7 @@ func (l *Lab) StartServer(ctx context.Context) error {
 		}
 	}
 	p, err := start(l.log("server"), []string{dirVariable + "=" + l.Dir}, l.program(), "server",
-		"--data", filepath.Join(l.Dir, "server"), "--listen", l.Listen, "--key-file", key)
+		"--data", filepath.Join(l.Dir, "server"), "--listen", l.Listen, "--key-file", key, "--db", l.DB)
 	if err != nil {
 		return err
 	}

@@ -68,6 +68,14 @@ func (c *Customer) Seed(ctx context.Context, documents, files, fileBytes int) er
 	return nil
 }
 
+// Add writes one document and one file under names of their own that begin with label.
+func (c *Customer) Add(ctx context.Context, label string) error {
+	if err := c.write(ctx, label, text(len(label)), false); err != nil {
+		return err
+	}
+	return c.write(ctx, label+".bin", noise(4096), true)
+}
+
 // Load writes one document each interval, and a file at every tenth, until ctx ends. What is refused is counted and
 // not repeated: a lost write is a fact of the outage.
 func (c *Customer) Load(ctx context.Context, interval time.Duration) {
