@@ -68,10 +68,10 @@ type Node struct {
 
 // NodeCapacity overrides what a node says it has. Zero = as the node says.
 type NodeCapacity struct {
-	MemoryMB     int64   `json:"memory_mb,omitempty" jsonschema:"minimum=1"`
-	CPUs         float64 `json:"cpus,omitempty" jsonschema:"minimum=0"`
-	DiskMB       int64   `json:"disk_mb,omitempty" jsonschema:"minimum=1"`
-	MaxInstances int     `json:"max_instances,omitempty" jsonschema:"minimum=1"`
+	MemoryMB     int64   `json:"memory_mb,omitempty" jsonschema:"minimum=1" jsonschema_description:"memory for instances, in MB"`
+	CPUs         float64 `json:"cpus,omitempty" jsonschema:"minimum=0" jsonschema_description:"processors for instances"`
+	DiskMB       int64   `json:"disk_mb,omitempty" jsonschema:"minimum=1" jsonschema_description:"disk for instances, in MB"`
+	MaxInstances int     `json:"max_instances,omitempty" jsonschema:"minimum=1" jsonschema_description:"instances at once, however small"`
 }
 
 // Release is one immutable version of a product: every component pinned, and where it may be reached from.
@@ -99,7 +99,7 @@ type Component struct {
 type Ring struct {
 	Origin
 	Kind   Kind              `json:"kind" jsonschema:"enum=Ring"`
-	Name   string            `json:"name" jsonschema:"pattern=^[a-z]([a-z0-9-]{0\\,38}[a-z0-9])?$"`
+	Name   string            `json:"name" jsonschema:"pattern=^[a-z]([a-z0-9-]{0\\,38}[a-z0-9])?$" jsonschema_description:"name of the ring"`
 	After  string            `json:"after,omitempty" jsonschema_description:"the ring whose changes must be done first"`
 	Labels map[string]string `json:"labels,omitempty" jsonschema_description:"for selectors"`
 	Values map[string]Value  `json:"values,omitempty" jsonschema_description:"settings of every instance of the ring (fourth layer)"`
@@ -132,8 +132,8 @@ type Place struct {
 
 // Contact is somebody to tell.
 type Contact struct {
-	Name  string   `json:"name,omitempty"`
-	Email string   `json:"email,omitempty" jsonschema:"format=email"`
+	Name  string   `json:"name,omitempty" jsonschema_description:"who it is"`
+	Email string   `json:"email,omitempty" jsonschema:"format=email" jsonschema_description:"where mail reaches them"`
 	For   []string `json:"for,omitempty" jsonschema_description:"events this contact wants; none = all"`
 }
 

@@ -7,7 +7,7 @@ import "time"
 type Product struct {
 	Origin
 	Kind     Kind                      `json:"kind" jsonschema:"enum=Product"`
-	Name     string                    `json:"name" jsonschema:"pattern=^[a-z]([a-z0-9-]{0\\,38}[a-z0-9])?$"`
+	Name     string                    `json:"name" jsonschema:"pattern=^[a-z]([a-z0-9-]{0\\,38}[a-z0-9])?$" jsonschema_description:"what is sold; releases are named after it"`
 	Services map[string]map[string]any `json:"services" jsonschema:"minProperties=1" jsonschema_description:"services in the Compose format"`
 	Volumes  map[string]any            `json:"volumes,omitempty" jsonschema_description:"named volumes in the Compose format; each is a state below x-holdfast"`
 	Holdfast ProductKeys               `json:"x-holdfast,omitzero" jsonschema_description:"what Compose has no word for"`
@@ -21,7 +21,7 @@ type ProductKeys struct {
 	Secrets    map[string]Secret        `json:"secrets,omitempty" jsonschema_description:"secrets generated for each instance"`
 	State      map[string]StateKeys     `json:"state,omitempty" jsonschema_description:"what must survive; a service sees it as the named volume of the same name"`
 	Invariants map[string]InvariantKeys `json:"invariants,omitempty" jsonschema_description:"what must hold of the data after a restore"`
-	Hooks      Hooks                    `json:"hooks,omitzero"`
+	Hooks      Hooks                    `json:"hooks,omitzero" jsonschema_description:"commands at two moments of an instance's life"`
 	SameMajor  []string                 `json:"same_major,omitempty" jsonschema_description:"services that must be of one major version in every release"`
 	Labels     map[string]string        `json:"labels,omitempty" jsonschema_description:"for selectors"`
 	Backup     Backup                   `json:"backup,omitzero" jsonschema_description:"defaults of every instance of the product"`
@@ -35,7 +35,7 @@ type Secret struct {
 
 // StateKeys says how one state is dumped and loaded: by a preset, or by two commands.
 type StateKeys struct {
-	Kind     StateKind    `json:"kind"`
+	Kind     StateKind    `json:"kind" jsonschema_description:"how it is dumped and loaded: a preset, or command for your own two"`
 	Service  string       `json:"service,omitempty" jsonschema_description:"databases: the service that holds it"`
 	File     string       `json:"file,omitempty" jsonschema_description:"sqlite: file name inside the state's folder"`
 	User     string       `json:"user,omitempty" jsonschema_description:"databases: who dumps and loads; the preset knows the usual one"`
@@ -48,7 +48,7 @@ type StateKeys struct {
 // CommandKeys is an argument list that runs without a shell.
 type CommandKeys struct {
 	Service string        `json:"service,omitempty" jsonschema_description:"docker: in whose container; left out: the service of the state"`
-	Args    []string      `json:"args" jsonschema:"minItems=1"`
+	Args    []string      `json:"args" jsonschema:"minItems=1" jsonschema_description:"the program and its arguments; no shell reads them"`
 	Timeout time.Duration `json:"timeout,omitempty" jsonschema_description:"10m when left out"`
 }
 
@@ -60,7 +60,7 @@ type Hooks struct {
 
 // InvariantKeys is one question to the data.
 type InvariantKeys struct {
-	Service string       `json:"service"`
+	Service string       `json:"service" jsonschema_description:"the service that is asked"`
 	HTTP    string       `json:"http,omitempty" jsonschema_description:"path that must answer 200"`
 	Command *CommandKeys `json:"command,omitempty" jsonschema_description:"or a command that must end with 0"`
 	Expect  string       `json:"expect,omitempty" jsonschema_description:"text the answer must contain"`
@@ -83,7 +83,7 @@ type ProbeKeys struct {
 	TCP      bool              `json:"tcp,omitempty" jsonschema_description:"the port must accept"`
 	Args     []string          `json:"args,omitempty" jsonschema_description:"command that must end with 0"`
 	Port     string            `json:"port,omitempty" jsonschema_description:"name of the port; left out: the first"`
-	Headers  map[string]string `json:"headers,omitempty"`
+	Headers  map[string]string `json:"headers,omitempty" jsonschema_description:"headers of the request"`
 	Interval time.Duration     `json:"interval,omitempty" jsonschema_description:"readiness 500ms, liveness 10s when left out"`
 	Timeout  time.Duration     `json:"timeout,omitempty" jsonschema_description:"2s when left out"`
 	Within   time.Duration     `json:"within,omitempty" jsonschema_description:"readiness: how long a start may take; 60s when left out"`

@@ -55,10 +55,13 @@ func AnySchema() (map[string]any, error) {
 			"then": map[string]any{"$ref": "#/$defs/" + string(kind)},
 		})
 	}
-	kinds := map[string]any{"enum": strings.Split(kindNames(), ", ")}
+	kinds := []any{}
+	for _, kind := range Kinds() {
+		kinds = append(kinds, string(kind))
+	}
 	return map[string]any{
 		"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "required": []any{"kind"},
-		"properties": map[string]any{"kind": kinds}, "allOf": branches, "$defs": defs,
+		"properties": map[string]any{"kind": map[string]any{"enum": kinds}}, "allOf": branches, "$defs": defs,
 	}, nil
 }
 
