@@ -31,7 +31,7 @@ func main() {
 }
 
 // packages are where stories are told; the lab's own is the first.
-func packages() []string { return []string{"./lab/servers/...", "./test/e2e/..."} }
+func packages() []string { return []string{"./lab/servers/...", "./test/dash", "./test/e2e/..."} }
 
 func run(ctx context.Context, name, within string) error {
 	args := []string{"test", "-json", "-count=1", "-p=1", "-timeout=" + within}
