@@ -7,6 +7,7 @@ OUT      ?=
 ONCE     ?=
 LAB      ?= lab
 STORY    ?=
+SEEDS    ?= 50
 
 .PHONY: demo lab lab-down skewed e2e kills dash test mutate check bench build setup clean
 
@@ -32,8 +33,8 @@ skewed: ## the agent that `holdfast-lab skew` needs; the first time takes minute
 	@$(GO) build -o $(BIN)/ ./lab/cmd/holdfast-lab
 	@$(BIN)/holdfast-lab build-skewed . $(BIN)
 
-e2e: setup $(BIN)/versitygw dash ## every story, one line each: make e2e [STORY=name]
-	@HOLDFAST_E2E=lab $(GO) run ./test/e2e/stories $(STORY)
+e2e: setup $(BIN)/versitygw dash ## every story, one line each, with fifty seeds of kills at random: make e2e [STORY=name] [SEEDS=n]
+	@HOLDFAST_E2E=lab HOLDFAST_SEEDS=$(SEEDS) $(GO) run ./test/e2e/stories $(STORY)
 	@test -n "$(STORY)" || $(GO) -C examples/dash test -count=1 ./...
 
 setup: ## what the tests need from the distribution (asks for nothing that is there already)
