@@ -1,6 +1,9 @@
 package fleet
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Spec is one instance rendered for running: what a node is told to run, as plain data. It holds references to
 // secrets, never their values, and no other instance's bytes. Rendering is pure: the same fleet gives the same Spec.
@@ -28,6 +31,18 @@ type Spec struct {
 	Values      map[string]string  `json:"values,omitempty"`
 	Hosts       []string           `json:"hosts"` // names the edge answers for, first is the canonical one
 	Backup      BackupPolicy       `json:"backup"`
+}
+
+// Engines lists the engines that can run every service: exec needs an artifact of each, docker an image.
+func (s Spec) Engines() []string {
+	var engines []string
+	if !slices.ContainsFunc(s.Services, func(service Service) bool { return service.Artifact == "" }) {
+		engines = append(engines, "exec")
+	}
+	if !slices.ContainsFunc(s.Services, func(service Service) bool { return service.Image == "" }) {
+		engines = append(engines, "docker")
+	}
+	return engines
 }
 
 // ReadyWithin is the longest that any service may take to be ready; a minute at least.

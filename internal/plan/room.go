@@ -142,7 +142,7 @@ func (s *space) refuses(spec fleet.Spec, named bool) string {
 		return "has not the role run"
 	case s.unseen != "":
 		return s.unseen
-	case !slices.ContainsFunc(s.engines, func(engine string) bool { return slices.Contains(enginesFor(spec), engine) }):
+	case !slices.ContainsFunc(s.engines, func(engine string) bool { return slices.Contains(spec.Engines(), engine) }):
 		return "has no engine for it (" + strings.Join(s.engines, ", ") + ")"
 	case s.most > 0 && s.instances >= s.most:
 		return fmt.Sprintf("is full with %d instances", s.instances)
@@ -150,18 +150,6 @@ func (s *space) refuses(spec fleet.Spec, named bool) string {
 		return fmt.Sprintf("has %d of %d MB left and it needs %d", s.memory-s.used, s.memory, memory(spec))
 	}
 	return ""
-}
-
-// enginesFor lists the engines that can run every service of a spec.
-func enginesFor(spec fleet.Spec) []string {
-	var engines []string
-	if !slices.ContainsFunc(spec.Services, func(s fleet.Service) bool { return s.Artifact == "" }) {
-		engines = append(engines, "exec")
-	}
-	if !slices.ContainsFunc(spec.Services, func(s fleet.Service) bool { return s.Image == "" }) {
-		engines = append(engines, "docker")
-	}
-	return engines
 }
 
 // memory is what a spec is promised, in MB.

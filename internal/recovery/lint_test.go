@@ -15,7 +15,6 @@ import (
 	"holdfast/internal/step"
 )
 
-// twoSites is a fleet of three instances in paris, each backed up into lyon, with room for all there.
 // sel is a selector that is known to be right.
 func sel(text string) fleet.Selector {
 	s, err := fleet.ParseSelector(text)
@@ -25,6 +24,7 @@ func sel(text string) fleet.Selector {
 	return s
 }
 
+// twoSites is a fleet of three instances in paris, each backed up into lyon, with room for all there.
 func twoSites() (fleet.RecoveryPlan, World) {
 	node := func(name, site string, roles ...fleet.Role) fleet.NodeFacts {
 		return fleet.NodeFacts{Node: name, Site: site, Roles: roles, Engines: []string{"exec"}, SeenAt: t0,
@@ -73,6 +73,24 @@ func TestLintOfAGoodPlanFindsNothing(t *testing.T) {
 	plan, w := twoSites()
 	if d := Lint(plan, w); len(d.Findings) > 0 || len(d.Assignments) != 3 {
 		t.Errorf("findings %+v, assignments %+v", d.Findings, d.Assignments)
+	}
+}
+
+// A product that can run on either engine is rebuilt on nodes that have only one of them.
+func TestEitherEngineWillDo(t *testing.T) {
+	for _, has := range []string{"exec", "docker"} {
+		plan, w := twoSites()
+		for name, s := range w.Specs {
+			s.Services[0].Image = "registry.example/notes:v1.0.0"
+			w.Specs[name] = s
+		}
+		for name, n := range w.Inventory.Nodes {
+			n.Engines = []string{has}
+			w.Inventory.Nodes[name] = n
+		}
+		if d := Lint(plan, w); len(d.Findings) > 0 || len(d.Assignments) != 3 {
+			t.Errorf("with %s: findings %+v, assignments %+v", has, d.Findings, d.Assignments)
+		}
 	}
 }
 

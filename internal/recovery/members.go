@@ -73,23 +73,11 @@ func Needs(members []Member, w World) []Need {
 	for _, m := range members {
 		spec := w.Specs[m.Instance]
 		needs = append(needs, Need{
-			Instance: m.Instance, Tier: m.Rank, Engine: engine(spec), Restore: estimate(m.Instance, w),
+			Instance: m.Instance, Tier: m.Rank, Engines: spec.Engines(), Restore: estimate(m.Instance, w),
 			MemoryMB: memory(spec), DiskMB: disk(w.Catalogue[m.Instance]),
 		})
 	}
 	return needs
-}
-
-func engine(spec fleet.Spec) string {
-	for _, s := range spec.Services {
-		if s.Image != "" {
-			return "docker"
-		}
-		if s.Artifact != "" {
-			return "exec"
-		}
-	}
-	return ""
 }
 
 // memory is the sum of the limits; a service without one counts 64 MB, so that a stack without limits is not free.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -13,8 +14,8 @@ type Need struct {
 	Tier     int           `json:"tier"` // 0 is rebuilt first
 	MemoryMB int64         `json:"memory_mb"`
 	DiskMB   int64         `json:"disk_mb"`
-	Engine   string        `json:"engine,omitempty"` // exec or docker; "" runs anywhere
-	Restore  time.Duration `json:"restore"`          // estimated
+	Engines  []string      `json:"engines,omitempty"` // exec, docker: one of them is enough; none runs anywhere
+	Restore  time.Duration `json:"restore"`           // estimated
 }
 
 // Room is what one node still offers, headroom already taken off.
@@ -159,11 +160,11 @@ func (p *packing) giveBack(r int, n Need) {
 // takes tells whether the need fits. Slots counts down through 0 only where it is a limit: a room without a limit
 // starts negative and stays so.
 func (r Room) takes(n Need) bool {
-	return n.MemoryMB <= r.MemoryMB && n.DiskMB <= r.DiskMB && r.Slots != 0 && r.runs(n.Engine)
+	return n.MemoryMB <= r.MemoryMB && n.DiskMB <= r.DiskMB && r.Slots != 0 && r.runs(n.Engines)
 }
 
-func (r Room) runs(engine string) bool {
-	return engine == "" || len(r.Engines) == 0 || slices.Contains(r.Engines, engine)
+func (r Room) runs(engines []string) bool {
+	return len(engines) == 0 || len(r.Engines) == 0 || slices.ContainsFunc(engines, func(e string) bool { return slices.Contains(r.Engines, e) })
 }
 
 // whyNot says what the need asks and what the freest node has before anything is placed on it.
@@ -171,8 +172,8 @@ func whyNot(n Need, rooms []Room) string {
 	if len(rooms) == 0 {
 		return "no target node is known"
 	}
-	if !slices.ContainsFunc(rooms, func(r Room) bool { return r.runs(n.Engine) }) {
-		return fmt.Sprintf("no target node has the engine %s", n.Engine)
+	if !slices.ContainsFunc(rooms, func(r Room) bool { return r.runs(n.Engines) }) {
+		return fmt.Sprintf("no target node has the engine %s", strings.Join(n.Engines, " or "))
 	}
 	free := slices.MaxFunc(rooms, func(a, b Room) int { return cmp.Compare(a.MemoryMB, b.MemoryMB) })
 	return fmt.Sprintf("it needs %d MB of memory and %d MB of disk; what comes before it fills the %d target nodes (the freest, %s, starts with %d MB and %d MB)",

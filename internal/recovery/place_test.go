@@ -20,7 +20,7 @@ func drawNeeds(t *rapid.T, most int) []Need {
 			Tier:     rapid.IntRange(0, 2).Draw(t, "tier"),
 			MemoryMB: int64(rapid.IntRange(1, 6).Draw(t, "memory")),
 			DiskMB:   int64(rapid.IntRange(1, 6).Draw(t, "disk")),
-			Engine:   rapid.SampledFrom([]string{"", "exec", "docker"}).Draw(t, "engine"),
+			Engines:  rapid.SampledFrom([][]string{nil, {"exec"}, {"docker"}, {"exec", "docker"}}).Draw(t, "engines"),
 			Restore:  time.Duration(rapid.IntRange(1, 9).Draw(t, "restore")) * time.Second,
 		}
 	}
@@ -63,7 +63,7 @@ func wayFits(needs []Need, rooms []Room, way int) bool {
 		memory[r] += n.MemoryMB
 		disk[r] += n.DiskMB
 		count[r]++
-		if n.Engine != "" && rooms[r].Engines != nil && !slices.Contains(rooms[r].Engines, n.Engine) {
+		if len(n.Engines) > 0 && rooms[r].Engines != nil && !slices.ContainsFunc(n.Engines, func(e string) bool { return slices.Contains(rooms[r].Engines, e) }) {
 			return false
 		}
 	}
