@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"maps"
 	"regexp"
 	"slices"
@@ -87,7 +88,22 @@ func (r *reader) checkState(p Product) {
 			r.wrong(p.Origin, at, "add `service:`", "state %s: %s needs the service that holds it", name, s.Kind)
 		}
 		r.checkService(p, append(at, "service"), s.Service)
+		r.checkRuns(p, at, name, map[string]*CommandKeys{"dump": s.Dump, "load": s.Load})
 		r.checkSeen(p, at, name)
+	}
+}
+
+// checkRuns: the commands of a state run in a service that is there, the state's own or one that they name.
+func (r *reader) checkRuns(p Product, at []string, name string, commands map[string]*CommandKeys) {
+	for _, verb := range slices.Sorted(maps.Keys(commands)) {
+		c := commands[verb]
+		if c == nil || p.Holdfast.State[name].Kind != StateCommand {
+			continue
+		}
+		if commands["dump"] != nil && commands["load"] != nil && cmp.Or(c.Service, p.Holdfast.State[name].Service) == "" {
+			r.wrong(p.Origin, append(slices.Clone(at), verb), "add `service:` to the state, the one in which its commands run", "state %s: %s has no service to run in", name, verb)
+		}
+		r.checkService(p, append(slices.Clone(at), verb, "service"), c.Service)
 	}
 }
 
