@@ -195,5 +195,9 @@ func (p pages) world(ctx context.Context, declared *fleet.Fleet) (w recovery.Wor
 			Vault: s.Vault, Release: s.Release, Custodian: s.Custodian,
 		}
 	}
+	if err != nil {
+		return w, err
+	}
+	w.Then, err = backup.Older(ctx, p.db, newest, w.Specs)
 	return w, err
 }

@@ -1,7 +1,6 @@
 package backup
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -303,21 +302,47 @@ func specFor(ctx context.Context, tx db.Tx, ask Ask, s Snapshot, w World) (spec 
 	now, nowErr := currentSpec(ctx, tx, s.Instance, w)
 	switch {
 	case ask.Release == AsSnapshot:
-		if thenErr != nil {
-			thenErr = problem.Wrap(thenErr, problem.NotFound, "apply a fleet with its release first, then holdfast restore instance/"+s.Instance+" --release current",
-				"%s was not restored: this server does not know what ran when snapshot %s was taken", s.Instance, s.Short())
-		}
-		return then, "", thenErr
+		return then, "", forgotten(thenErr, s)
 	case ask.Release == AsCurrent:
 		return now, "", nowErr
 	case ask.Release != AsNeeded:
 		return then, "", problem.New(problem.Usage, "--release snapshot, or --release current", "%q is no choice of a release", ask.Release)
 	case thenErr == nil && (nowErr != nil || then.Release != now.Release):
 		return then, "", nil
+	case thenErr != nil && s.Release == "":
+		return now, now.Release, nowErr
 	case thenErr != nil && s.Release != now.Release:
-		return now, cmp.Or(s.Release, now.Release), nowErr
+		return then, "", forgotten(thenErr, s)
 	}
 	return now, "", nowErr
+}
+
+// forgotten says that what ran when a snapshot was taken is not known here any more; nil where it is.
+func forgotten(err error, s Snapshot) error {
+	if err == nil {
+		return nil
+	}
+	return problem.Wrap(err, problem.NotFound, "apply a fleet with its release first, then holdfast restore instance/"+s.Instance+" --release current",
+		"%s was not restored: this server does not know what ran when snapshot %s was taken", s.Instance, s.Short())
+}
+
+// Older reads what ran when snapshots were taken that are of another release than what was applied last, by instance.
+// One of which the server does not know what ran is left out.
+func Older(ctx context.Context, in bun.IDB, snapshots map[string]Snapshot, applied map[string]fleet.Spec) (map[string]fleet.Spec, error) {
+	older := map[string]fleet.Spec{}
+	for instance, s := range snapshots {
+		if s.Release == "" || s.Release == applied[instance].Release {
+			continue
+		}
+		then, err := op.SpecOf(ctx, in, instance, s.Spec)
+		switch {
+		case err == nil:
+			older[instance] = then
+		case problem.KindOf(err) != problem.NotFound:
+			return nil, err
+		}
+	}
+	return older, nil
 }
 
 // currentSpec is what was last applied, else what the declared fleet renders to.

@@ -220,8 +220,10 @@ func TestARestoreStartsTheReleaseThatItIsTold(t *testing.T) {
 		_, err := tx.NewRaw("DELETE FROM specs WHERE fingerprint = 'f1'").Exec(ctx)
 		return err
 	})
-	if _, err := w.restored(AsSnapshot); problem.KindOf(err) != problem.NotFound {
-		t.Errorf("--release snapshot of one that nobody remembers: %v", err)
+	for _, ask := range []Release{AsSnapshot, AsNeeded} {
+		if _, err := w.restored(ask); problem.KindOf(err) != problem.NotFound {
+			t.Errorf("--release %q of one that nobody remembers: %v", ask, err)
+		}
 	}
 	if got, err := w.restored(AsCurrent); err != nil || got.Release != "notes/v2" {
 		t.Errorf("--release current starts %s, %v", got.Release, err)

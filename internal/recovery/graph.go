@@ -30,7 +30,8 @@ func TellEvents() []string {
 // failure: a step needs only the steps of its own instance. slot names the new slot of every instance on its node.
 //
 // Per instance: claim bumps the epoch and so fences every other node before a byte moves; release opens the keys for
-// exactly the fetch; fetch and load fill the new slot; boot, ready and checks prove it; switch and route make it serve.
+// exactly the fetch; fetch and load fill the new slot; boot starts the release of the snapshot on it; ready and checks prove it; switch and
+// route make it serve.
 func Graph(plan fleet.RecoveryPlan, members []Member, assignments []Assignment, w World, slot func(instance string) string) (step.Graph, error) {
 	b := &builder{plan: plan, world: w, slot: slot, tier: map[string]string{}, ends: map[string][]string{}}
 	for _, m := range members {
@@ -60,7 +61,7 @@ type builder struct {
 }
 
 func (b *builder) instance(a Assignment) {
-	spec, known := b.world.Specs[a.Instance]
+	spec, expect, known := b.world.starts(a.Instance)
 	snapshot, backed := b.world.Catalogue[a.Instance]
 	if !known || !backed {
 		b.err = cmp.Or(b.err, fmt.Errorf("build graph: %s has no spec or no snapshot", a.Instance))
@@ -72,15 +73,23 @@ func (b *builder) instance(a Assignment) {
 	}
 	add(step.Claim, "", "", "place "+a.Instance+" on "+a.Node+" and fence its old place", step.ClaimArgs{Node: a.Node, Slot: slot, Spec: spec.Fingerprint, Release: spec.Release, Away: true})
 	add(step.Release, "", "claim", "open snapshot "+short+" of "+a.Instance+" for this restore", step.ReleaseArgs{Snapshot: snapshot.ID, ForStep: a.Instance + "/fetch"})
-	add(step.Fetch, a.Node, "release", "fetch snapshot "+short+" of "+a.Instance, step.FetchArgs{Snapshot: snapshot.ID, Slot: slot, Spec: spec})
+	add(step.Fetch, a.Node, "release", "fetch snapshot "+short+" of "+a.Instance, step.FetchArgs{Snapshot: snapshot.ID, Slot: slot, Spec: spec, Expect: expect})
 	add(step.Load, a.Node, "fetch", "load the data of "+a.Instance, step.SlotArgs{Slot: slot})
-	add(step.Boot, a.Node, "load", "start "+a.Instance, step.BootArgs{Spec: spec, Slot: slot, Restored: true})
+	add(step.Boot, a.Node, "load", b.startNote(a.Instance, spec), step.BootArgs{Spec: spec, Slot: slot, Restored: true})
 	add(step.Ready, a.Node, "boot", "wait until "+a.Instance+" is ready", step.SlotArgs{Slot: slot, Within: spec.ReadyWithin()})
 	add(step.Checks, a.Node, "ready", "check the data of "+a.Instance, step.SlotArgs{Slot: slot})
 	add(step.Switch, a.Node, "checks", "let "+a.Instance+" serve from "+a.Node, step.SwitchArgs{Slot: slot})
 	add(step.Route, "", "switch", "wait until the edge answers for "+a.Instance, step.RouteArgs{Within: rules(b.plan.Normal).Within})
 	tier := b.tier[a.Instance]
 	b.ends[tier] = append(b.ends[tier], a.Instance+"/route")
+}
+
+// startNote says so where another release is started than the one that runs.
+func (b *builder) startNote(instance string, spec fleet.Spec) string {
+	if _, older := b.world.Then[instance]; !older {
+		return "start " + instance
+	}
+	return "start " + instance + " as " + spec.Release + ", the release of its snapshot"
 }
 
 func (b *builder) add(instance string, kind step.Kind, node, after, note string, args any) {

@@ -211,7 +211,20 @@ func (l *lint) backup(m Member) {
 	if age := l.world.Now.Sub(newest.TakenAt); m.RPO > 0 && age > m.RPO {
 		l.broken("backup-old", object, "holdfast backup run "+object, "its newest backup is %s old, tier %s promises to lose %s at most", age.Truncate(time.Second), m.Tier, fleet.FormatDuration(m.RPO))
 	}
+	l.release(m.Instance, newest)
 	l.vault(object, newest)
+}
+
+// release says which release comes back where it is not the one that runs, and what would stop a restore half way.
+func (l *lint) release(instance string, newest Snapshot) {
+	object, now := "instance/"+instance, l.world.Specs[instance].Release
+	then, known := l.world.Then[instance]
+	switch {
+	case known:
+		l.warn("release-older", object, "holdfast backup run "+object, "its newest backup is of %s and %s runs: the recovery starts %s on it, and a plan afterwards goes on to %s", then.Release, now, then.Release, now)
+	case newest.Release != "" && newest.Release != now:
+		l.broken("release-unknown", object, "holdfast backup run "+object, "its newest backup is of %s, %s runs, and what ran then is not known here: nothing would be started on it", newest.Release, now)
+	}
 }
 
 func (l *lint) vault(object string, newest Snapshot) {

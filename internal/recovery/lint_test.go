@@ -69,6 +69,13 @@ func holding(n fleet.NodeFacts, instances ...string) fleet.NodeFacts {
 	return n
 }
 
+// older is what ran when the instance was on notes/v0.
+func older(w World, instance string) map[string]fleet.Spec {
+	spec := w.Specs[instance]
+	spec.Release, spec.Fingerprint = "notes/v0", "f"+instance+"0"
+	return map[string]fleet.Spec{instance: spec}
+}
+
 func TestLintOfAGoodPlanFindsNothing(t *testing.T) {
 	plan, w := twoSites()
 	if d := Lint(plan, w); len(d.Findings) > 0 || len(d.Assignments) != 3 {
@@ -144,6 +151,13 @@ func TestLintFinds(t *testing.T) {
 		"backup-old instance/acme: its newest backup is 3h0m0s old, tier gold promises to lose 2h at most": func(_ *fleet.RecoveryPlan, w *World) {
 			snapshot(w, "acme", func(s *Snapshot) { s.TakenAt = t0.Add(-3 * time.Hour) })
 		},
+		"release-older instance/acme: its newest backup is of notes/v0 and notes/v1 runs: the recovery starts notes/v0 on it, and a plan afterwards goes on to notes/v1": func(_ *fleet.RecoveryPlan, w *World) {
+			snapshot(w, "acme", func(s *Snapshot) { s.Release = "notes/v0" })
+			w.Then = older(*w, "acme")
+		},
+		"release-unknown instance/acme: its newest backup is of notes/v0, notes/v1 runs, and what ran then is not known here: nothing would be started on it": func(_ *fleet.RecoveryPlan, w *World) {
+			snapshot(w, "acme", func(s *Snapshot) { s.Release = "notes/v0" })
+		},
 		`vault-unknown instance/acme: its backups are on "attic", and no such node has ever reported`: func(_ *fleet.RecoveryPlan, w *World) { snapshot(w, "acme", func(s *Snapshot) { s.Vault = "attic" }) },
 		"vault-lost instance/acme: its backups are on paris1, which is lost with paris":               func(_ *fleet.RecoveryPlan, w *World) { snapshot(w, "acme", func(s *Snapshot) { s.Vault = "paris1" }) },
 		"vault-silent instance/acme: its backups are on lyonv, which has not reported for 5m0s": func(_ *fleet.RecoveryPlan, w *World) {
@@ -215,6 +229,45 @@ func TestGraphOfARecovery(t *testing.T) {
 	i := slices.IndexFunc(g, func(p step.Planned) bool { return p.ID == "acme/boot" })
 	if err := json.Unmarshal(g[i].Step.Args, &boot); err != nil || !boot.Restored || boot.Slot != "s2" || boot.Spec.Instance != "acme" {
 		t.Errorf("boot: %+v, %v", boot, err)
+	}
+}
+
+// Data of an older release comes back with that release, claimed, started and shown as such; the others as they run, and
+// only on data of their own release.
+func TestRecoveryStartsTheReleaseOfTheSnapshot(t *testing.T) {
+	plan, w := twoSites()
+	w.Then = older(w, "acme")
+	d := Lint(plan, w)
+	g, err := Graph(plan, d.Members, d.Assignments, w, func(string) string { return "s2" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, p := range g {
+		var args struct {
+			Spec            json.RawMessage
+			Release, Expect string
+		}
+		var spec fleet.Spec
+		if p.Step.Instance == "" || json.Unmarshal(p.Step.Args, &args) != nil {
+			continue
+		}
+		if err := json.Unmarshal(args.Spec, &spec); err != nil { // of a claim: a fingerprint
+			_ = json.Unmarshal(args.Spec, &spec.Fingerprint) // shown below
+		}
+		got[p.ID] = fmt.Sprintf("%s%s %s %s", spec.Release, args.Release, spec.Fingerprint, args.Expect)
+	}
+	for id, want := range map[string]string{
+		"acme/claim": "notes/v0 facme0 ", "acme/fetch": "notes/v0 facme0 notes/v0", "acme/boot": "notes/v0 facme0 ",
+		"globex/claim": "notes/v1 fglobex ", "globex/fetch": "notes/v1 fglobex notes/v1", "globex/boot": "notes/v1 fglobex ",
+	} {
+		if got[id] != want {
+			t.Errorf("%s is %q, want %q", id, got[id], want)
+		}
+	}
+	boot := slices.IndexFunc(g, func(p step.Planned) bool { return p.ID == "acme/boot" })
+	if note := g[boot].Step.Note; note != "start acme as notes/v0, the release of its snapshot" {
+		t.Errorf("the plan says %q", note)
 	}
 }
 

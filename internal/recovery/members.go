@@ -16,8 +16,20 @@ type World struct {
 	Inventory fleet.Inventory
 	Specs     map[string]fleet.Spec    // by instance
 	Catalogue map[string]Snapshot      // by instance: the newest
+	Then      map[string]fleet.Spec    // by instance: what ran when the newest was taken, where that is of another release
 	Past      map[string]time.Duration // by instance: how long its last restore took
 	Now       time.Time
+}
+
+// starts is what a recovery starts on the data of the newest snapshot: the snapshot's own release, as it was configured
+// then, where another one runs by now; else what runs. A newer release is never let loose on older data unasked: expect
+// is the release that the snapshot must turn out to be of.
+func (w World) starts(instance string) (spec fleet.Spec, expect string, known bool) {
+	now, known := w.Specs[instance]
+	if then, differs := w.Then[instance]; differs {
+		return then, then.Release, true
+	}
+	return now, now.Release, known
 }
 
 // Members are the instances that live in what the plan calls lost and that its scope selects, in order of tier, then
@@ -71,7 +83,7 @@ func member(tiers []fleet.RecoveryTier, i fleet.Instance, p fleet.Placement) (Me
 func Needs(members []Member, w World) []Need {
 	var needs []Need
 	for _, m := range members {
-		spec := w.Specs[m.Instance]
+		spec, _, _ := w.starts(m.Instance)
 		needs = append(needs, Need{
 			Instance: m.Instance, Tier: m.Rank, Engines: spec.Engines(), Restore: estimate(m.Instance, w),
 			MemoryMB: memory(spec), DiskMB: disk(w.Catalogue[m.Instance]),

@@ -281,7 +281,7 @@ func (r *Runner) submitRecovery(ctx context.Context, tx db.Tx, run *Run, world W
 func able(members []Member, w World) []Member {
 	var kept []Member
 	for _, m := range members {
-		_, spec := w.Specs[m.Instance]
+		_, _, spec := w.starts(m.Instance)
 		_, backed := w.Catalogue[m.Instance]
 		if spec && backed {
 			kept = append(kept, m)
