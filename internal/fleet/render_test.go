@@ -258,10 +258,13 @@ func TestFingerprintSeesEveryLayer(t *testing.T) {
 	}
 }
 
+// Every layer gives the same setting: the last one wins, and each of the others is named in its turn.
 func TestExplain(t *testing.T) {
 	files := example(t)
 	files["rings.yaml"] = []byte("kind: Ring\nname: staging\nvalues: {worker.memory: 80m, programs: /ring}\n---\nkind: Ring\nname: everyone\n")
 	files["releases.yaml"] = append(files["releases.yaml"], []byte("values: {programs: /release}\n")...)
+	files["sites.yaml"] = bytes.Replace(files["sites.yaml"], []byte("name: par1\n"), []byte("name: par1\nvalues: {programs: /site, worker.memory: 72m}\n"), 1)
+	files["instances/staging.yaml"] = append(files["instances/staging.yaml"], []byte("  programs: /instance\n")...)
 	explained, err := read(t, files).Explain("staging")
 	if err != nil {
 		t.Fatal(err)
@@ -273,8 +276,8 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	want := map[string][]string{
-		"worker.memory": {"96m (Instance staging, instances/staging.yaml:11)", "80m (Ring staging, rings.yaml:3)", "64m (Product notes, product.yaml:28)"},
-		"programs":      {"/ring (Ring staging, rings.yaml:3)", "/release (Release notes/v1.1.0, releases.yaml:14)", "/opt/notes/bin (Product notes, product.yaml:48)"},
+		"worker.memory": {"96m (Instance staging, instances/staging.yaml:11)", "80m (Ring staging, rings.yaml:3)", "72m (Site par1, sites.yaml:5)", "64m (Product notes, product.yaml:28)"},
+		"programs":      {"/instance (Instance staging, instances/staging.yaml:12)", "/ring (Ring staging, rings.yaml:3)", "/site (Site par1, sites.yaml:5)", "/release (Release notes/v1.1.0, releases.yaml:14)", "/opt/notes/bin (Product notes, product.yaml:48)"},
 		"backup.every":  {"1h (Product notes, product.yaml:59)", "24h (built in, :0)"},
 	}
 	for name, lines := range want {

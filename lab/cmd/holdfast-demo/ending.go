@@ -20,6 +20,14 @@ type scorecard struct {
 	raw     []byte
 }
 
+// held is nil when all held, which is the demo's exit code. Anything but a plain pass is none: an unknown verdict too.
+func (c scorecard) held() error {
+	if c.Verdict == "pass" {
+		return nil
+	}
+	return fmt.Errorf("the scorecard's verdict is %q: %s", c.Verdict, strings.Join(c.Reasons, "; "))
+}
+
 // siteView is what `get sites` tells of a site.
 type siteView struct {
 	Site      string `json:"site"`
@@ -207,8 +215,12 @@ func (d *demo) score(ctx context.Context) (scorecard, error) {
 		return scorecard{}, err
 	}
 	fmt.Println("\n" + text)
-	card := scorecard{raw: []byte(raw)}
-	if err := json.Unmarshal(card.raw, &card); err != nil {
+	return readCard([]byte(raw))
+}
+
+func readCard(raw []byte) (scorecard, error) {
+	card := scorecard{raw: raw}
+	if err := json.Unmarshal(raw, &card); err != nil {
 		return scorecard{}, fmt.Errorf("read the scorecard: %w", err)
 	}
 	return card, nil

@@ -58,10 +58,7 @@ func run(ctx context.Context) error {
 	if !*once {
 		d.leaveOpen(ctx)
 	}
-	if card.Verdict != "pass" {
-		return fmt.Errorf("the scorecard's verdict is %q: %v", card.Verdict, card.Reasons)
-	}
-	return nil
+	return card.held()
 }
 
 // programs is the folder that this program stands in, with holdfast beside it.
