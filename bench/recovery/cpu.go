@@ -2,12 +2,17 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"holdfast/lab"
 )
 
 // cpuOf gives the processor seconds, user and system, that the processes which name dir in their environment or
@@ -19,11 +24,8 @@ func cpuOf(dir string) (map[string]float64, error) {
 	}
 	used := map[string]float64{}
 	for _, entry := range entries {
-		if pid, err := strconv.Atoi(entry.Name()); err != nil || pid == os.Getpid() {
-			continue
-		}
-		args := words(entry.Name(), "cmdline")
-		if !slices.ContainsFunc(append(words(entry.Name(), "environ"), args...), func(w string) bool { return strings.Contains(w, dir) }) {
+		args, ok := ofLab(entry.Name(), dir)
+		if !ok {
 			continue
 		}
 		if seconds, ok := usedBy(entry.Name()); ok {
@@ -75,6 +77,62 @@ func nameOf(args []string) string {
 		name = args[at+1]
 	}
 	return name
+}
+
+// profiled does something while perf looks at the processes that name dir 997 times a second, and writes what it saw to file.
+func profiled(ctx context.Context, dir, file string, do func(context.Context) error) error {
+	if file == "" {
+		return do(ctx)
+	}
+	pids, err := pidsOf(dir)
+	if err != nil {
+		return err
+	}
+	perf := exec.CommandContext(ctx, "perf", "record", "-q", "-g", "-F", "997", "-o", file, "-p", strings.Join(pids, ","))
+	perf.Stderr = os.Stderr
+	if err := perf.Start(); err != nil {
+		return fmt.Errorf("start perf: %w", err)
+	}
+	if err := begun(ctx, file); err != nil {
+		return err
+	}
+	failed := do(ctx)
+	_ = perf.Process.Signal(os.Interrupt) // it writes its file, and ends with the signal's code
+	_ = perf.Wait()
+	return failed
+}
+
+// begun waits until perf has made its file.
+func begun(ctx context.Context, file string) error {
+	return lab.Until(ctx, 10*time.Second, 50*time.Millisecond, "see perf begin", func() (bool, string) {
+		info, err := os.Stat(file)
+		return err == nil && time.Since(info.ModTime()) < 10*time.Second, fmt.Sprint(err)
+	})
+}
+
+// pidsOf lists the processes that name dir in their environment or command line, and says which is which.
+func pidsOf(dir string) ([]string, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var pids []string
+	for _, entry := range entries {
+		if args, ok := ofLab(entry.Name(), dir); ok {
+			pids = append(pids, entry.Name())
+			fmt.Fprintln(os.Stderr, "bench/recovery: process", entry.Name(), "is", nameOf(args))
+		}
+	}
+	return pids, nil
+}
+
+// ofLab tells whether a process names dir in its environment or command line, and gives the latter.
+func ofLab(pid, dir string) (args []string, ok bool) {
+	if number, err := strconv.Atoi(pid); err != nil || number == os.Getpid() {
+		return nil, false
+	}
+	args = words(pid, "cmdline")
+	return args, slices.ContainsFunc(append(words(pid, "environ"), args...), func(w string) bool { return strings.Contains(w, dir) })
 }
 
 // less is what was used between two looks.

@@ -69,6 +69,7 @@ func run(ctx context.Context) error {
 	sizes := flag.String("instances", "10,50,100", "how many instances are lost, in each round")
 	lanes := flag.Int("lanes", 8, "what the plain script does at once: as many as orders on two nodes")
 	rounds := flag.Int("rounds", 2, "how often the plain script is run; the best counts")
+	profile := flag.String("profile", "", "have perf record the recovery into this file; what has which process id goes to standard error")
 	keep := flag.Bool("keep", false, "leave the lab's folder for a look at its logs")
 	flag.Parse()
 	if !*asJSON {
@@ -80,7 +81,7 @@ func run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read -instances: %w", err)
 		}
-		r, err := measure(ctx, *bin, n, *lanes, *rounds, *keep)
+		r, err := measure(ctx, *bin, n, *lanes, *rounds, *keep, *profile)
 		if err != nil {
 			return fmt.Errorf("%d instances: %w", n, err)
 		}
@@ -105,7 +106,7 @@ type round struct {
 	row  row
 }
 
-func measure(ctx context.Context, bin string, lost, lanes, rounds int, keep bool) (row, error) {
+func measure(ctx context.Context, bin string, lost, lanes, rounds int, keep bool, profile string) (row, error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return row{}, err
@@ -126,7 +127,8 @@ func measure(ctx context.Context, bin string, lost, lanes, rounds int, keep bool
 	}{
 		{"start", r.StartServer}, {"join", r.Join}, {"declare", r.Declare}, {"apply", r.apply}, {"serve", r.Serve},
 		{"seed", r.seed}, {"back up", r.backup}, {"lose", r.lose}, {"archive", r.archive},
-		{"plain", func(ctx context.Context) error { return r.plain(ctx, lanes, rounds) }}, {"recover", r.recover},
+		{"plain", func(ctx context.Context) error { return r.plain(ctx, lanes, rounds) }}, 
+		{"recover", func(ctx context.Context) error { return profiled(ctx, r.Dir, profile, r.recover) }},
 	} {
 		began := time.Now()
 		if err := part.do(ctx); err != nil {
