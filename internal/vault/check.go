@@ -454,7 +454,7 @@ func (r *packChecker) read(ctx context.Context, line tree.PackLine, wanted map[u
 		return fmt.Errorf("%s: %w: no identity of epoch %s was given", name, ErrWrongKey, line.Epoch)
 	}
 	var err error
-	if r.buffer, err = wholePack(ctx, r.c.r.store, name, r.buffer); err != nil {
+	if r.buffer, err = wholePack(ctx, r.c.r.store, name, pack.Target+pack.Target/8, r.buffer); err != nil {
 		return gone(err)
 	}
 	plain, size, err := openPack(memory(r.buffer), int64(len(r.buffer)), id)

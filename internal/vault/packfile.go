@@ -129,10 +129,11 @@ func (f *packFile) ahead(spans []span, plainSize int64) error {
 	return nil
 }
 
-// wholePack reads all of a pack into memory, into buffer when it is large enough.
-func wholePack(ctx context.Context, s Store, name string, buffer []byte) ([]byte, error) {
-	if cap(buffer) == 0 {
-		buffer = make([]byte, 0, pack.Target+pack.Target/8)
+// wholePack reads all of a pack of size bytes into memory, into buffer when it is large enough. A new buffer is of the
+// pack's own size: making room for the largest pack costs more than all else in a restore of a small instance.
+func wholePack(ctx context.Context, s Store, name string, size int64, buffer []byte) ([]byte, error) {
+	if want := min(size, 8*pack.Target) + bytes.MinRead; int64(cap(buffer)) < want {
+		buffer = make([]byte, 0, want)
 	}
 	r, err := s.Get(ctx, name, 0, -1)
 	if err != nil {

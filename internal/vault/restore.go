@@ -559,7 +559,7 @@ func (p *fetchedPack) load(size int64) error {
 	if float64(sum) < wholeAbove*float64(size) {
 		return file.ahead(spans, size)
 	}
-	data, err := wholePack(file.ctx, file.store, file.name, p.buffer)
+	data, err := wholePack(file.ctx, file.store, file.name, file.size, p.buffer)
 	p.buffer = data
 	file.read += int64(len(data))
 	if err != nil {
