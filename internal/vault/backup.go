@@ -43,7 +43,7 @@ type BackupOptions struct {
 	Sources []Source
 	// Meta is kept in the manifest, encrypted with the rest: release, rendered configuration ...
 	Meta json.RawMessage
-	// Skip leaves out a path of the machine, and all below it.
+	// Skip leaves out a path of the machine, and all below it. It is asked from several goroutines.
 	Skip func(path string) bool
 	// Cache is a directory of this machine in which the writer remembers what it saw, to know
 	// unchanged files without reading them, and what it stored, to resume. Empty: no memory.

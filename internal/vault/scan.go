@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -63,56 +62,8 @@ type part struct {
 	stream  func(ctx context.Context, emit func([]byte) error) error // instead of a file
 }
 
-// scanner walks sources in a fixed order: by the bytes of the names, a directory before what it holds.
-type scanner struct {
-	ctx   context.Context
-	emit  func(*item) error
-	links map[[2]uint64]string // first path of a file with several names
-	skip  func(path string) bool
-}
-
-// walk emits a source and all below it.
-func (s *scanner) walk(name, path string) error {
-	if err := s.ctx.Err(); err != nil {
-		return err
-	}
-	it := &item{path: path}
-	it.entry.Path = name
-	if err := lstat(path, &it.stat); err != nil {
-		return s.unreadable(name, err)
-	}
-	describe(it)
-	if it.entry.Kind == 0 {
-		return s.emit(&item{entry: tree.Entry{Path: name}, notes: []Note{{Path: name, Kind: NoteSkipped}}})
-	}
-	s.link(it)
-	var names []string
-	if it.entry.Kind == tree.Directory {
-		var err error
-		if names, err = readNames(path); err != nil {
-			it.notes = append(it.notes, noteOf(name, err))
-		}
-	}
-	if err := s.emit(it); err != nil {
-		return err
-	}
-	for _, n := range names {
-		if s.skip != nil && s.skip(filepath.Join(path, n)) {
-			continue
-		}
-		if err := s.walk(join(name, n), path+"/"+n); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func lstat(path string, into *unix.Stat_t) error {
-	for {
-		if err := unix.Lstat(path, into); err != unix.EINTR {
-			return err
-		}
-	}
+	return again(func() error { return unix.Lstat(path, into) })
 }
 
 // join appends a name to the path of an entry; "." is the root and is not written.
@@ -121,11 +72,6 @@ func join(dir, name string) string {
 		return name
 	}
 	return dir + "/" + name
-}
-
-// unreadable emits a remark in place of an entry.
-func (s *scanner) unreadable(name string, err error) error {
-	return s.emit(&item{entry: tree.Entry{Path: name}, notes: []Note{noteOf(name, err)}})
 }
 
 func noteOf(name string, err error) Note {
@@ -144,20 +90,9 @@ func cause(err error) string {
 	return err.Error()
 }
 
-func readNames(path string) ([]string, error) {
-	d, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	slices.Sort(names)
-	return names, err
-}
-
 // link makes an item a hard link when one of its names was emitted before.
 func (s *scanner) link(it *item) {
-	if it.entry.Kind == tree.Directory || it.stat.Nlink < 2 {
+	if it.entry.Kind == 0 || it.entry.Kind == tree.Directory || it.stat.Nlink < 2 {
 		return
 	}
 	key := [2]uint64{it.stat.Dev, it.stat.Ino}
