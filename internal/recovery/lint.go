@@ -60,6 +60,7 @@ func Lint(plan fleet.RecoveryPlan, w World) Draft {
 	}
 	l.checks()
 	l.watchers()
+	l.witnesses()
 	l.communications()
 	l.fault()
 	slices.SortStableFunc(l.found, func(a, b Finding) int { return order(a.Severity) - order(b.Severity) })
@@ -289,6 +290,32 @@ func (l *lint) watchers() {
 	if edges == 0 {
 		l.broken("no-edge", l.self(), "join a node with role edge in another site", "no edge outside %s could send requests to the new place", l.plan.Lost)
 	}
+}
+
+// witnesses wants, for each site that instances are rebuilt in, a probe that is neither there nor in what is lost: a
+// probe of the instance's own site is no witness, so nobody would see it come back.
+func (l *lint) witnesses() {
+	var sites []string
+	for _, a := range l.draft.Assignments {
+		sites = append(sites, a.Site)
+	}
+	slices.Sort(sites)
+	for _, site := range slices.Compact(sites) {
+		if !l.seenFrom(func(n fleet.NodeFacts) bool { return n.Site != site }) && l.seenFrom(func(fleet.NodeFacts) bool { return true }) {
+			l.broken("no-witness", l.self(), "join a node with role probe in a third site",
+				"no probe outside both %s and %s would see instances come back in %s", l.plan.Lost, site, site)
+		}
+	}
+}
+
+// seenFrom tells whether a probe lives on that fits.
+func (l *lint) seenFrom(fits func(fleet.NodeFacts) bool) bool {
+	for _, n := range l.world.Inventory.Nodes {
+		if slices.Contains(n.Roles, fleet.RoleProbe) && !gone(l.plan, n) && l.world.Now.Sub(n.SeenAt) <= staleAfter && fits(n) {
+			return true
+		}
+	}
+	return false
 }
 
 func (l *lint) communications() {

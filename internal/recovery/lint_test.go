@@ -175,6 +175,11 @@ func TestLintFinds(t *testing.T) {
 			delete(w.Inventory.Nodes, "nice")
 			delete(w.Inventory.Nodes, "brest")
 		},
+		"no-witness recoveryplan/lose-paris: no probe outside both paris and lyon would see instances come back in lyon": func(_ *fleet.RecoveryPlan, w *World) {
+			for _, name := range []string{"nice", "brest"} {
+				node(w, name, func(n *fleet.NodeFacts) { n.Site = "lyon" })
+			}
+		},
 		"no-edge recoveryplan/lose-paris: no edge outside paris could send requests to the new place":                         func(_ *fleet.RecoveryPlan, w *World) { delete(w.Inventory.Nodes, "brest") },
 		`tell-unknown recoveryplan/lose-paris: there is no event "panic" to tell anybody of`:                                  func(p *fleet.RecoveryPlan, _ *World) { p.Tell[2].Event = "panic" },
 		"tell-nobody recoveryplan/lose-paris: the communication to customers at restored has nobody to go to or says nothing": func(p *fleet.RecoveryPlan, _ *World) { p.Tell[2].To = nil },
