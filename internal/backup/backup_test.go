@@ -358,11 +358,14 @@ func TestRestoreGraphGoesBesideAndThenSwitches(t *testing.T) {
 	base := Restore{Spec: spec, Snapshot: "aa11", Node: "b1", Slot: "s2"}
 	beside, person, fenced := base, base, base
 	beside.Beside, person.Identities, fenced.FenceNode = true, []byte("x"), "a1"
+	again := fenced
+	again.Was = &Was{Node: "a1", Slot: "s1", Spec: spec}
 	for want, r := range map[string]Restore{
-		"release fetch load boot ready checks discard! claim switch route":       base,
-		"release fetch load boot ready checks discard!":                          beside,
-		"fetch load boot ready checks discard! claim switch route":               person,
-		"release fetch load boot ready checks discard! claim fence switch route": fenced,
+		"release fetch load boot ready checks discard! claim fence switch route reclaim! drop! return! resume!": again,
+		"release fetch load boot ready checks discard! claim switch route":                                      base,
+		"release fetch load boot ready checks discard!":                                                         beside,
+		"fetch load boot ready checks discard! claim switch route":                                              person,
+		"release fetch load boot ready checks discard! claim fence switch route":                                fenced,
 	} {
 		if got := ids(r); got != want {
 			t.Errorf("got %s, want %s", got, want)

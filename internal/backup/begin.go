@@ -253,10 +253,29 @@ func planRestore(ctx context.Context, tx db.Tx, ask Ask, w World) (Restore, erro
 	}
 	r := Restore{Spec: spec, Expect: expect, Snapshot: snapshot.ID, Node: node, Slot: slot, Beside: ask.Beside, Identities: ask.Identities}
 	p, placed, err := op.PlacementOf(ctx, tx, ask.Instance)
-	if placed && p.Node != node && w.Reachable(p.Node) {
+	if err != nil || !placed || !w.Reachable(p.Node) {
+		return r, err
+	}
+	if p.Node != node {
 		r.FenceNode = p.Node
 	}
+	r.Was, err = wasServing(ctx, tx, p)
 	return r, err
+}
+
+// wasServing is what a failed restore goes back to; nil when nothing was serving that could be started again.
+func wasServing(ctx context.Context, tx db.Tx, p fleet.Placement) (*Was, error) {
+	if p.Retired {
+		return nil, nil
+	}
+	spec, err := op.SpecOf(ctx, tx, p.Instance, p.Spec)
+	if problem.KindOf(err) == problem.NotFound {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Was{Node: p.Node, Slot: p.Slot, Spec: spec, Away: p.Home.Site != ""}, nil
 }
 
 // Choose finds the snapshot and the node that an ask means.

@@ -40,10 +40,21 @@ type Restore struct {
 	Beside     bool   // leave it beside what serves, neutralised; do not switch
 	Identities []byte // sealed to Node, from a person's recovery key; nil = the custodian releases them
 	FenceNode  string // the node that serves now, if it is another one and can be reached; "" = none
+	Was        *Was   // what serves now and can serve again; nil = nothing does, or its node is out of reach
+}
+
+// Was is what served when a restore was planned, to go back to.
+type Was struct {
+	Node string
+	Slot string
+	Spec fleet.Spec
+	Away bool // it was not where its fleet file says
 }
 
 // RestoreGraph brings a snapshot into a new slot beside what serves, boots and checks it there, and only then moves the
-// instance's one writer. Whatever fails before that point leaves what served alone, and the new slot is discarded.
+// instance's one writer. Whatever fails before that point leaves what served alone, and the new slot is discarded. When
+// the switch itself fails, the writer goes back to what served; when it is not known whether it came to be, nobody does
+// anything more: the new copy may have taken writes.
 func RestoreGraph(r Restore) (step.Graph, error) {
 	b := builder{r: r, instance: r.Spec.Instance}
 	short := r.Snapshot[:min(8, len(r.Snapshot))]
@@ -110,6 +121,33 @@ func (b *builder) goOver() {
 	}
 	b.add(step.Switch, r.Node, after, "let "+b.instance+" serve from "+r.Node, step.SwitchArgs{Slot: r.Slot})
 	b.add(step.Route, "", "switch", "wait until the edge answers for "+b.instance, step.RouteArgs{Within: time.Minute})
+	if r.Was != nil {
+		b.goBack(*r.Was)
+	}
+}
+
+// goBack gives the instance back to what served before when the new place was claimed and did not come to serve. No
+// write is lost by it: the new copy never served.
+func (b *builder) goBack(was Was) {
+	tried := []string{"switch"}
+	if b.r.FenceNode != "" {
+		tried = []string{"fence", "switch"}
+	}
+	again := "place " + b.instance + " on " + was.Node + " again"
+	b.clear("reclaim", step.Claim, "", tried, again, step.ClaimArgs{Node: was.Node, Slot: was.Slot, Spec: was.Spec.Fingerprint, Release: was.Spec.Release, Away: was.Away})
+	b.clear("drop", step.Discard, b.r.Node, append(tried, "reclaim"), "discard slot "+b.r.Slot+" on "+b.r.Node+", which did not come to serve", step.SlotArgs{Slot: b.r.Slot})
+	b.clear("return", step.Boot, was.Node, append(tried, "reclaim", "drop"), "start "+b.instance+" on "+was.Node+" again", step.BootArgs{Spec: was.Spec, Slot: was.Slot})
+	b.clear("resume", step.Switch, was.Node, append(tried, "return"), "let "+b.instance+" serve from "+was.Node+" again", step.SwitchArgs{Slot: was.Slot})
+}
+
+// clear adds a step that runs only when something it needs was tried and went wrong.
+func (b *builder) clear(id string, kind step.Kind, node string, needs []string, note string, args any) {
+	b.add(kind, node, "", note, args)
+	last := &b.graph[len(b.graph)-1]
+	last.ID, last.OnFailure = b.instance+"/"+id, true
+	for _, need := range needs {
+		last.Needs = append(last.Needs, b.instance+"/"+need)
+	}
 }
 
 func planned(instance string, kind step.Kind, node string, needs []string, note string, args any) (step.Planned, error) {

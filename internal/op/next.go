@@ -211,6 +211,9 @@ func (r *round) needsOfClearing(s Step) (verdict, string) {
 		if !need.Settled() {
 			return pending, ""
 		}
+		if need.Kind == step.Switch && need.State == step.Unknown {
+			return skip, "whether " + need.ID + " came to be is not known"
+		}
 		bad = bad || need.State != step.Done && need.State != step.Skipped
 		tried = tried || need.Attempt > 0
 	}

@@ -238,3 +238,15 @@ func (m *model) judge(t *rapid.T) {
 		t.Fatalf("ended as %s with %+v", m.ended.State, c)
 	}
 }
+
+// What may serve is not taken away from: a way back does not begin while it is not known whether the switch came to be.
+func TestNoWayBackFromASwitchOfWhichNothingIsKnown(t *testing.T) {
+	for state, want := range map[step.State]verdict{step.Failed: met, step.Refused: met, step.Done: skip, step.Unknown: skip} {
+		switched := Step{ID: "acme/switch", Kind: step.Switch, Instance: "acme", Node: "b1", State: state, Attempt: 1, EndedAt: epoch}
+		back := Step{ID: "acme/reclaim", Kind: step.Claim, Instance: "acme", Needs: []string{"acme/switch"}, OnFailure: true, State: step.Waiting}
+		r := newRound(View{Steps: []Step{switched, back}}, epoch)
+		if got, why := r.needs(back); got != want {
+			t.Errorf("after a switch that is %s: verdict %d (%s), want %d", state, got, why, want)
+		}
+	}
+}
