@@ -234,3 +234,34 @@ func TestFaultsOfTheStore(t *testing.T) {
 		}
 	}
 }
+
+// TestLockThatCouldNotBeGivenBack lets the store go away before a backup could delete its lock. The process lives on, and
+// its next backup does not wait for the end of a lease that it knows nobody holds.
+func TestLockThatCouldNotBeGivenBack(t *testing.T) {
+	memory := &vaulttest.Memory{}
+	p := newPlaceIn(t, memory)
+	gone := errors.New("connection lost")
+	faulty := &vaulttest.Faulty{Store: memory, Before: func(op, name string) error {
+		if op == "delete" && strings.HasPrefix(name, "locks/") {
+			return gone
+		}
+		return nil
+	}}
+	r, err := vault.Open(t.Context(), faulty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := vault.BackupOptions{Sources: []vault.Source{{Name: "d", Path: t.TempDir()}}}
+	if _, err := r.Backup(t.Context(), p.key, o); err != nil {
+		t.Fatal(err)
+	}
+	locks := func() int {
+		return len(slices.DeleteFunc(memory.Names(), func(name string) bool { return !strings.HasPrefix(name, "locks/") }))
+	}
+	if locks() != 1 {
+		t.Fatalf("%d locks were left behind: the test proves nothing", locks())
+	}
+	if _, err := p.repo.Backup(t.Context(), p.key, o); err != nil || locks() != 0 {
+		t.Errorf("the next backup: %v, %d locks", err, locks())
+	}
+}

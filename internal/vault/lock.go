@@ -23,8 +23,13 @@ const (
 )
 
 // A lock is a lease: it ends lockLife after its owner last renewed it, by the clock of the
-// store. On the owner's machine it ends at once with the process.
+// store. On the owner's machine it ends at once with the process, and in the owner's process with its work.
 const lockLife = 2 * time.Minute
+
+// heldHere names the locks that this process holds or is about to write. A lock that names this process and is not among
+// them was left behind: its store went away before it could be deleted. That a process holds it is a fact of the process,
+// as its number is, whichever repository value it was taken by.
+var heldHere sync.Map //nolint:gochecknoglobals // as said
 
 // lockNote is what a lock object says about its owner.
 type lockNote struct {
@@ -64,7 +69,7 @@ func acquire(ctx context.Context, s Store, kind string, wait time.Duration) (*lo
 			l.start(ctx)
 			return l, nil
 		}
-		if err := errors.Join(err, s.Delete(context.WithoutCancel(ctx), l.name)); err != nil {
+		if err := errors.Join(err, l.drop(context.WithoutCancel(ctx), l.name)); err != nil {
 			return nil, fmt.Errorf("lock repository: %w", err)
 		}
 		if time.Now().After(end) {
@@ -94,7 +99,9 @@ func (l *lock) put(ctx context.Context) error {
 		return err
 	}
 	name := lockFolder + "/" + rand.Text() + ".json"
+	heldHere.Store(name, true) // before it can be read
 	if err := l.store.Put(ctx, name, body); err != nil {
+		heldHere.Delete(name)
 		return err
 	}
 	l.mu.Lock()
@@ -111,7 +118,7 @@ func (l *lock) start(ctx context.Context) {
 			old := l.name
 			if l.put(ctx) == nil {
 				// An old lease that stays ends by itself.
-				_ = l.store.Delete(ctx, old)
+				_ = l.drop(ctx, old)
 			}
 		}
 	})
@@ -127,13 +134,19 @@ func (l *lock) held() error {
 	return nil
 }
 
+// drop deletes a lock object; one that stays is known here not to be held.
+func (l *lock) drop(ctx context.Context, name string) error {
+	heldHere.Delete(name)
+	return l.store.Delete(ctx, name)
+}
+
 // release gives the lock back. A lock that cannot be removed ends by itself.
 func (l *lock) release(ctx context.Context) {
 	l.stop()
 	l.done.Wait()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	_ = l.store.Delete(ctx, l.name)
+	_ = l.drop(ctx, l.name)
 }
 
 // otherLock finds a living lock of this kind that is not mine.
@@ -170,7 +183,7 @@ func livingLocks(ctx context.Context, s Store, mine string) ([]lockNote, error) 
 		if err != nil {
 			return nil, err
 		}
-		if note.dead(thisProcess(note.Kind)) || now.Sub(o.Time) > lockLife {
+		if note.dead(o.Name, thisProcess(note.Kind)) || now.Sub(o.Time) > lockLife {
 			_ = s.Delete(ctx, o.Name) // whoever comes next tries again
 			continue
 		}
@@ -238,10 +251,15 @@ func startOf(pid int) string {
 	return fields[19]
 }
 
-// dead tells whether the owner of a lock surely is no more: it ran here, and its process is gone.
-func (n lockNote) dead(here lockNote) bool {
+// dead tells whether the owner of the lock of that name surely is no more: it ran here, and its process is gone or is
+// this one and does not hold it.
+func (n lockNote) dead(name string, here lockNote) bool {
 	if n.Boot == "" || n.Boot != here.Boot || n.Started == "" {
 		return false
+	}
+	if n.PID == here.PID && n.Started == here.Started {
+		_, held := heldHere.Load(name)
+		return !held
 	}
 	if errors.Is(unix.Kill(n.PID, 0), unix.ESRCH) {
 		return true
