@@ -41,7 +41,7 @@ var never = []struct {
 // cmd/holdfast-agent stays small.
 var slim = []string{
 	"cli/agent.go", "cli/edge.go", "cli/root.go", "cli/undotimer.go", "cli/version.go", "cli/commands_slim.go",
-	"app/agent.go", "app/bucket_slim.go", "app/doc.go", "app/edge.go", "app/stores.go", "app/vault.go",
+	"app/agent.go", "app/bucket_slim.go", "app/collector.go", "app/doc.go", "app/edge.go", "app/stores.go", "app/vault.go",
 }
 
 func TestNodesGetOnlyWhatTheyNeed(t *testing.T) {

@@ -127,7 +127,7 @@ func measure(ctx context.Context, bin string, lost, lanes, rounds int, keep bool
 	}{
 		{"start", r.StartServer}, {"join", r.Join}, {"declare", r.Declare}, {"apply", r.apply}, {"serve", r.Serve},
 		{"seed", r.seed}, {"back up", r.backup}, {"lose", r.lose}, {"archive", r.archive},
-		{"plain", func(ctx context.Context) error { return r.plain(ctx, lanes, rounds) }}, 
+		{"plain", func(ctx context.Context) error { return r.plain(ctx, lanes, rounds) }},
 		{"recover", func(ctx context.Context) error { return profiled(ctx, r.Dir, profile, r.recover) }},
 	} {
 		began := time.Now()

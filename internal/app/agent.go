@@ -69,6 +69,7 @@ func RunAgent(ctx context.Context, a Agent) error {
 	if a.Self.Address == "" {
 		a.Self.Address = outward(a.Self.Server)
 	}
+	collectRarely(agentFloor)
 	p := &nodeProcess{Agent: a}
 	defer p.close()
 	for _, part := range []func(context.Context) error{p.enter, p.remember, p.stacks, p.prober, p.vault} {

@@ -157,6 +157,7 @@ func (s *Server) URL() string {
 // Run serves until ctx ends, then lets requests end, stops the loops and closes everything.
 func (s *Server) Run(ctx context.Context) error {
 	defer func() { _ = s.Close() }() // errors of closing after all work has ended change nothing
+	collectRarely(serverFloor)
 	parts, err := s.wire()
 	if err != nil {
 		return err
