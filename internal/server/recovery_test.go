@@ -33,7 +33,7 @@ func withPlan(t *testing.T) *bench {
 		},
 		Inventory: fleet.Inventory{
 			Placements: map[string]fleet.Placement{"acme": {Instance: "acme", Node: "par1", Site: "par1", Epoch: 1}},
-			Nodes:      map[string]fleet.NodeFacts{"par1": node("par1", fleet.RoleRun), "ams1": node("ams1", fleet.RoleSpare, fleet.RoleVault, fleet.RoleProbe, fleet.RoleEdge)},
+			Nodes:      map[string]fleet.NodeFacts{"par1": node("par1", fleet.RoleRun), "ams1": node("ams1", fleet.RoleSpare, fleet.RoleVault, fleet.RoleEdge), "out1": node("out1", fleet.RoleProbe)},
 		},
 		Specs:     map[string]fleet.Spec{"acme": {Instance: "acme", Fingerprint: "f", Invariants: []fleet.Invariant{{Name: "whole"}}}},
 		Catalogue: map[string]recovery.Snapshot{"acme": {ID: "s1", Instance: "acme", TakenAt: time.Now(), Vault: "ams1", Custodian: true}},
