@@ -11,9 +11,11 @@ import (
 
 	"holdfast/internal/apply"
 	"holdfast/internal/backup"
+	"holdfast/internal/db"
 	"holdfast/internal/link"
 	"holdfast/internal/observe"
 	"holdfast/internal/op"
+	"holdfast/internal/plan"
 	"holdfast/internal/recovery"
 	"holdfast/internal/secret"
 	"holdfast/internal/server"
@@ -78,8 +80,20 @@ func (s *Server) wire() (parts, error) {
 		mounts: []server.Mount{{Path: path, Handler: handler, Machine: true}, {Path: "/", Handler: rooms}},
 		loops:  loops,
 		drain:  courier.link.Close, observer: observer, declared: declared, runner: runner,
-		planner: &apply.Planner{DB: s.db, Secrets: s.secrets, Audit: s.audit, Inventory: observer.Inventory},
+		planner: &apply.Planner{DB: s.db, Secrets: s.secrets, Audit: s.audit, Inventory: observer.Inventory, Held: heldIn(s.db)},
 	}, nil
+}
+
+// heldIn reads what the catalogue knows of vaults, for plans.
+func heldIn(d *db.DB) func(context.Context) (map[string]plan.Held, error) {
+	return func(ctx context.Context) (map[string]plan.Held, error) {
+		newest, err := backup.Newest(ctx, d)
+		held := make(map[string]plan.Held, len(newest))
+		for instance, s := range newest {
+			held[instance] = plan.Held{Vault: s.Vault, Snapshot: s.ID}
+		}
+		return held, err
+	}
 }
 
 // How probes ask through the edge.

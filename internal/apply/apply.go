@@ -23,6 +23,8 @@ type Planner struct {
 	Secrets   *secret.Store
 	Audit     *audit.Log
 	Inventory func(ctx context.Context) (fleet.Inventory, error) // as of the last commit
+	// Held reads what vaults hold, by instance; nil = there are none.
+	Held func(ctx context.Context) (map[string]plan.Held, error)
 }
 
 // Make compares fleet files with what was last seen, and keeps the plan under its id. What is wrong with the files is
@@ -71,7 +73,13 @@ func (p *Planner) diff(ctx context.Context, files fleet.Files, selector string, 
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	return plan.Diff(read, plan.World{Inventory: inventory, Applied: applied, Home: home}, chosen)
+	w := plan.World{Inventory: inventory, Applied: applied, Home: home}
+	if p.Held != nil {
+		if w.Held, err = p.Held(ctx); err != nil {
+			return plan.Plan{}, err
+		}
+	}
+	return plan.Diff(read, w, chosen)
 }
 
 // notAdopted refuses to plan on a server that was rebuilt and does not know yet what nodes hold.

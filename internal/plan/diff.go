@@ -15,6 +15,13 @@ type World struct {
 	Inventory fleet.Inventory
 	Applied   map[string]fleet.Spec // instance -> what runs, as rendered then; names what changes. May lack some
 	Home      bool                  // what a recovery or a restore took away is to go home
+	Held      map[string]Held       // instance -> its newest snapshot in a vault
+}
+
+// Held is what a vault holds of an instance.
+type Held struct {
+	Vault    string
+	Snapshot string
 }
 
 // Diff compares a fleet with the world. Only instances that the selector matches are planned; all count for room.
@@ -54,7 +61,7 @@ func (d *diff) names() []string {
 // end fingerprints the plan.
 func (d *diff) end() (Plan, error) {
 	var err error
-	if d.plan.Inventory, err = hash(facts(d.world.Inventory, d.seen)); err != nil {
+	if d.plan.Inventory, err = hash(facts(d.world, d.seen)); err != nil {
 		return Plan{}, err
 	}
 	d.plan.Items = append([]Item{}, d.plan.Items...) // [] rather than null in JSON
@@ -137,11 +144,17 @@ func (d *diff) vaultHolds(wanted fleet.Instance, spec fleet.Spec) bool {
 	return true
 }
 
-// create places an instance that nobody has placed. One that a node holds all the same is never started twice.
+// create places an instance that nobody has placed. One that a node holds all the same is never started twice, and one
+// of which a vault has a snapshot was lost: it is restored, never begun anew.
 func (d *diff) create(c candidate) {
 	if holder := d.holder(c.wanted.Name); holder != "" {
 		d.block(c.wanted.Name, "bring the server's own database back from its backup; holdfast node show "+holder,
 			"node %s holds it and this server has never placed it: a second copy is not started", holder)
+		return
+	}
+	if held, lost := d.world.Held[c.wanted.Name]; lost {
+		d.block(c.wanted.Name, "holdfast restore instance/"+c.wanted.Name+" --to NODE",
+			"it is known in vault %s, last snapshot %.12s, and this server has never placed it: an empty one is not put over a lost one", held.Vault, held.Snapshot)
 		return
 	}
 	d.start(c, nil)

@@ -133,6 +133,15 @@ func TestPlanAfterOneTurn(t *testing.T) {
 			},
 			want: []string{"create acme ->par1-1 again=false"},
 		},
+		"an instance that only a vault knows": {
+			turn: func(w plan.World) {
+				delete(w.Inventory.Placements, "acme")
+				delete(w.Inventory.Nodes["par1-1"].Instances, "acme")
+				w.Held["acme"] = plan.Held{Vault: "ams1-vault", Snapshot: "7f3c0123456789abcdef"}
+				w.Held["globex"] = plan.Held{Vault: "par1-vault", Snapshot: "aa"} // placed: an ordinary backup
+			},
+			want: []string{"blocked acme: it is known in vault ams1-vault, last snapshot 7f3c01234567, and this server has never placed it: an empty one is not put over a lost one"},
+		},
 		"a server that lost its database": {
 			turn: func(w plan.World) { delete(w.Inventory.Placements, "acme") },
 			want: []string{"blocked acme: node par1-1 holds it and this server has never placed it: a second copy is not started"},

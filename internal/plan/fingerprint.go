@@ -30,7 +30,8 @@ type instanceFact struct {
 }
 
 // facts leaves out whatever changes by itself: ages, counters, readiness.
-func facts(inventory fleet.Inventory, s sight) any {
+func facts(w World, s sight) any {
+	inventory := w.Inventory
 	nodes := map[string]nodeFact{}
 	for name, n := range inventory.Nodes {
 		held := map[string]instanceFact{}
@@ -47,7 +48,18 @@ func facts(inventory fleet.Inventory, s sight) any {
 		p.Since = time.Time{}
 		placements[instance] = p
 	}
-	return map[string]any{"nodes": nodes, "placements": placements}
+	return map[string]any{"nodes": nodes, "placements": placements, "lost": lost(w)}
+}
+
+// lost is what vaults hold of instances that are placed nowhere; what is placed is backed up without a word to the plan.
+func lost(w World) map[string]Held {
+	all := map[string]Held{}
+	for instance, held := range w.Held {
+		if _, placed := w.Inventory.Placements[instance]; !placed {
+			all[instance] = held
+		}
+	}
+	return all
 }
 
 // idle keeps the states in which an instance does not serve on order; starting, running and degraded come and go.

@@ -15,7 +15,7 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 func world() plan.World {
 	w := plan.World{
 		Inventory: fleet.Inventory{Nodes: map[string]fleet.NodeFacts{}, Placements: map[string]fleet.Placement{}},
-		Applied:   map[string]fleet.Spec{},
+		Applied:   map[string]fleet.Spec{}, Held: map[string]plan.Held{},
 	}
 	for _, site := range []string{"par1", "ams1"} {
 		addNode(w, site+"-1", site, fleet.RoleRun)
@@ -98,7 +98,7 @@ func away(w plan.World, name, from, to string) {
 }
 
 func clone(w plan.World) plan.World {
-	c := plan.World{Home: w.Home, Applied: maps.Clone(w.Applied), Inventory: fleet.Inventory{Placements: maps.Clone(w.Inventory.Placements), Nodes: map[string]fleet.NodeFacts{}}}
+	c := plan.World{Home: w.Home, Applied: maps.Clone(w.Applied), Held: maps.Clone(w.Held), Inventory: fleet.Inventory{Placements: maps.Clone(w.Inventory.Placements), Nodes: map[string]fleet.NodeFacts{}}}
 	for name, n := range w.Inventory.Nodes {
 		n.Instances = maps.Clone(n.Instances)
 		c.Inventory.Nodes[name] = n
