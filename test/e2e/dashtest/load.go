@@ -25,10 +25,13 @@ func (v Verdict) Whole() bool { return v.Found == v.Asked && len(v.Wrong) == 0 &
 // seeds is how many documents with files a customer begins with.
 const seeds = 6
 
-// Seed fills a customer with public data that differs from every other's.
+// Seed fills a customer with public data that differs from every other's; one that has a ledger was filled before.
 func (w *World) Seed(c Customer) error {
+	if _, err := w.Outside("test", "-s", c.ledger()); err == nil {
+		return nil
+	}
 	_, err := w.Outside(loadDir+"/dash-load", "seed", "-url", c.url(), "-customer", c.Name, "-packages", loadDir+"/packages.txt",
-		"-every", "10", "-dashboards", fmt.Sprint(seeds), "-ledger", c.ledger())
+		"-every", "40", "-dashboards", fmt.Sprint(seeds), "-ledger", c.ledger())
 	return err
 }
 

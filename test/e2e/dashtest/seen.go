@@ -1,7 +1,9 @@
 package dashtest
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"holdfast/lab"
@@ -22,7 +24,13 @@ func (w *World) BackUp(customers ...Customer) map[string]Snapshot {
 	for _, c := range customers {
 		args = append(args, "instance/"+c.Name)
 	}
-	w.Holdfast(args...)
+	w.Must(lab.Until(w.Ctx, time.Minute, time.Second, "begin the backup", func() (bool, string) {
+		_, err := w.Lab.Holdfast(w.Ctx, args...)
+		if err != nil && !strings.Contains(err.Error(), " holds instance ") { // the schedule's own backup is under way
+			w.Fatal(err)
+		}
+		return err == nil, fmt.Sprint(err)
+	}))
 	var all []Snapshot
 	w.Must(w.JSON(w.Ctx, &all, "get", "snapshots"))
 	newest := map[string]Snapshot{}
