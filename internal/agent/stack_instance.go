@@ -408,13 +408,14 @@ func (i *instance) note(lease step.FenceArgs) (news bool, err error) {
 }
 
 // mustStop names the slots that run, or count as serving, against the record: all but what was put beside and never
-// served when another node is the holder, the active one when its data may be old.
+// served when another node is the holder, the active one when its data may be old and nobody called it back.
 func (i *instance) mustStop(rec record) []string {
 	var stop []string
 	for _, name := range i.slots() {
 		active := name == rec.Slot
 		foreign := rec.Lease.Node != "" && rec.Lease.Node != i.stack.cfg.Node && (active || !i.marked(name, markNeutral) && !i.marked(name, markBeside))
-		if (foreign || active && rec.Fenced) && (i.runs(name) || active && rec.Serving) {
+		old := active && rec.Fenced && !rec.calledBack(i.stack.cfg.Node)
+		if (foreign || old) && (i.runs(name) || active && rec.Serving) {
 			stop = append(stop, name)
 		}
 	}

@@ -22,6 +22,7 @@ type record struct {
 	Lease   step.FenceArgs `json:"lease"`   // newest word on who serves
 	Fenced  bool           `json:"fenced"`  // somebody else may hold newer data
 	Told    bool           `json:"told"`    // the fence was told, after all had stopped
+	Called  int64          `json:"called"`  // epoch at which the fenced slot was ordered to boot again here; 0 = never
 	Stopped stopping       `json:"stopped"` // on order
 	Why     string         `json:"why,omitempty"`
 	Past    []string       `json:"past,omitempty"` // slots that were active once; their data is kept
@@ -63,6 +64,12 @@ func (r record) hears(lease step.FenceArgs, self string) (record, bool) {
 // mayServe tells whether the active slot may serve on self, as far as the node has heard.
 func (r record) mayServe(self string) bool {
 	return r.Slot != "" && !r.Fenced && r.Stopped == notStopped && (r.Lease.Node == self || r.Lease.Node == "")
+}
+
+// calledBack tells whether the fenced active slot may run on self, though not serve, until a switch says that it does:
+// its holder of this very epoch was ordered to boot it.
+func (r record) calledBack(self string) bool {
+	return r.Called != 0 && r.Called == r.Lease.Epoch && r.Lease.Node == self
 }
 
 // begins serving at now.

@@ -51,6 +51,9 @@ func (i *instance) boot(ctx context.Context, order step.Order, args step.BootArg
 	if err != nil {
 		return err
 	}
+	if err := i.callBack(order.Epoch, args.Slot); err != nil {
+		return err
+	}
 	if err := i.calm(ctx, slot, choice, args, progress); err != nil {
 		return err
 	}
@@ -63,6 +66,16 @@ func (i *instance) boot(ctx context.Context, order step.Order, args step.BootArg
 		}
 	}
 	return i.activeAgain(args.Slot)
+}
+
+// callBack lets the active slot of a fenced instance run again where this node holds the instance under the order's
+// epoch: a claim elsewhere that could not be switched to gives the writer back.
+func (i *instance) callBack(epoch int64, slot string) error {
+	rec := i.now()
+	if !rec.Fenced || rec.Slot != slot || rec.Lease.Epoch != epoch || rec.Lease.Node != i.stack.cfg.Node {
+		return nil
+	}
+	return i.change(func(r record) record { r.Called = epoch; return r })
 }
 
 func (i *instance) mayBoot(order step.Order, args step.BootArgs) error {
