@@ -102,11 +102,10 @@ func TestSiteReturns(t *testing.T) {
 		keptFiles(w, c, old, l.snapshots[c.Name].TakenAt)
 	}
 	for _, s := range w.Lab.In(dashtest.SiteA) {
-		out, err := s.Run(w.Ctx, "docker", "ps", "--quiet")
-		w.Must(err)
-		if strings.TrimSpace(out) != "" {
-			t.Errorf("%s still runs containers: %s", s.Name, out)
-		}
+		w.Must(lab.Until(w.Ctx, time.Minute, time.Second, "stop what "+s.Name+" ran", func() (bool, string) {
+			out, err := s.Run(w.Ctx, "docker", "ps", "--quiet")
+			return err == nil && strings.TrimSpace(out) == "", fmt.Sprint(out, err)
+		}))
 	}
 	var card recovery.Scorecard
 	w.Must(lab.Until(w.Ctx, time.Minute, 500*time.Millisecond, "know that the lost nodes are fenced", func() (bool, string) {
