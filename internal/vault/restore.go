@@ -322,7 +322,7 @@ func (w *restore) makeDirectory(name string, made map[string]bool) error {
 func (w *restore) finishDirectories(context.Context) error {
 	for i := len(w.entries) - 1; i >= 0; i-- {
 		if e := &w.entries[i]; e.Kind == tree.Directory {
-			w.setMeta(&e.Entry, w.path(e.Path))
+			w.finishDirectory(&e.Entry, w.path(e.Path))
 		}
 	}
 	return nil

@@ -184,7 +184,7 @@ func (w *restore) prepareFile(e *fileEntry) error {
 	var st unix.Stat_t
 	if !w.empty && lstat(t.path, &st) == nil {
 		if w.isRight(e, &st) {
-			w.setMeta(&e.Entry, t.path)
+			w.mend(&e.Entry, t.path, &st)
 			w.kept.Add(1)
 			w.files.Add(1)
 			w.bytes.Add(e.Size)
@@ -372,6 +372,25 @@ func timespec(t time.Time) unix.Timespec {
 	return unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
 }
 
+// mend sets what is said about something that was there already, unless all of it is so: a change that changes
+// nothing still gives it a new change time, and makes the next backup read it.
+func (w *restore) mend(e *tree.Entry, path string, st *unix.Stat_t) {
+	if same := len(e.Xattrs) == 0 && st.Uid == e.UID && st.Gid == e.GID && st.Mode&0o7777 == e.Mode; same && time.Unix(st.Mtim.Unix()).Equal(e.ModTime) {
+		return
+	}
+	w.setMeta(e, path)
+}
+
+// finishDirectory sets what would have changed when something was made inside.
+func (w *restore) finishDirectory(e *tree.Entry, path string) {
+	var st unix.Stat_t
+	if !w.empty && lstat(path, &st) == nil {
+		w.mend(e, path, &st)
+		return
+	}
+	w.setMeta(e, path)
+}
+
 // setMeta is setFileMeta for what has no open file; links are not followed.
 func (w *restore) setMeta(e *tree.Entry, path string) {
 	if err := unix.Lchown(path, int(e.UID), int(e.GID)); err != nil {
@@ -399,6 +418,9 @@ func (w *restore) makeOther(e *tree.Entry) error {
 	if e.Kind == tree.HardLink && sameFile(path, w.path(e.Link)) {
 		return nil
 	}
+	if w.isLink(e, path) {
+		return nil
+	}
 	if err := os.RemoveAll(path); err != nil {
 		return err
 	}
@@ -421,6 +443,19 @@ func (w *restore) makeOther(e *tree.Entry) error {
 		w.setMeta(e, path)
 	}
 	return err
+}
+
+// isLink tells whether a symbolic link is there as it should be, after setting what is said about it.
+func (w *restore) isLink(e *tree.Entry, path string) bool {
+	var st unix.Stat_t
+	if e.Kind != tree.Symlink || w.empty || lstat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return false
+	}
+	if to, err := os.Readlink(path); err != nil || to != e.Link {
+		return false
+	}
+	w.mend(e, path, &st)
+	return true
 }
 
 func sameFile(a, b string) bool {
