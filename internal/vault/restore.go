@@ -358,7 +358,7 @@ func (w *restore) fill(ctx context.Context) error {
 	all, ctx := errgroup.WithContext(ctx)
 	writers := max(2, min(runtime.NumCPU(), 4))
 	numbers, fetched := make(chan uint32), make(chan *fetchedPack)
-	free := make(chan []byte, fetchers+writers+1) // what bounds the memory of packs on their way
+	free := make(chan []byte, fetchers+writers) // what bounds the memory of packs on their way
 	for range cap(free) {
 		free <- nil
 	}

@@ -347,7 +347,7 @@ func (s *Store) rename(c *sftp.Client, temp, final string) error {
 	return err
 }
 
-// Get implements vault.Store. The bytes are read before it returns, up to a pack at a time.
+// Get implements vault.Store. The first bytes are read before it returns, up to a window.
 func (s *Store) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
 	p, err := s.path(name)
 	if err != nil {
@@ -365,7 +365,7 @@ func (s *Store) Get(ctx context.Context, name string, offset, length int64) (io.
 }
 
 // maxWindow bounds what one Get holds in memory.
-const maxWindow = 20 << 20
+const maxWindow = 8 << 20
 
 // window reads a range that fits into memory, with many requests on their way at once.
 func (s *Store) window(ctx context.Context, p string, offset, wanted int64) (data []byte, size int64, err error) {
