@@ -155,7 +155,10 @@ func TestPauseEndsWithoutAnAgent(t *testing.T) {
 	n.leave()
 	agenttest.Await(t, func() bool { return !alive(pid) }, func() string { return "the API is still " + stateOf(pid) })
 	n.start()
-	n.awaitTold("undo_fired/0")
+	ended := func() bool { // in either order: the new agent reads of one and finds the other
+		return strings.Contains(n.told(), "undo_fired/0") && strings.Contains(n.told(), "stopped/1")
+	}
+	agenttest.Await(t, ended, func() string { return fmt.Sprintf("told %q, want undo_fired/0 and stopped/1", n.told()) })
 	n.lease("acme", 1, "a1")
 	n.awaitState("acme", fleet.StateRunning)
 	if n.terminated() {
