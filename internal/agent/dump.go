@@ -242,7 +242,9 @@ func (i *instance) sources(ctx context.Context, slot Slot, choice EngineChoice, 
 					"state %s of kind %s has no command that dumps it", state.Name, state.Kind)
 			}
 			all = append(all, vault.Source{Name: dumpName(state), Stream: func(ctx context.Context, w io.Writer) error {
-				return choice.Engine.Run(ctx, slot, state.Dump, nil, w)
+				return unlessSilent(ctx, w, "dump of state "+state.Name, func(ctx context.Context, w io.Writer) error {
+					return choice.Engine.Run(ctx, slot, state.Dump, nil, w)
+				})
 			}})
 		}
 	}
@@ -257,6 +259,37 @@ func (i *instance) sources(ctx context.Context, slot Slot, choice EngineChoice, 
 		}
 	}
 	return all, drop, nil
+}
+
+// dumpSilence is how long a dump may write nothing. One that hangs would hold its instance for as long as a backup may
+// take, and no other backup of it could begin.
+const dumpSilence = 15 * time.Minute
+
+// unlessSilent ends a command that has written nothing for dumpSilence. Waiting for the reader does not count.
+func unlessSilent(ctx context.Context, w io.Writer, what string, run func(context.Context, io.Writer) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := problem.New(problem.Unavailable, "look at the database's own log; the backup is tried again",
+		"%s was ended: it wrote nothing for %s", what, dumpSilence)
+	timer := time.AfterFunc(dumpSilence, func() { cancel(silent) })
+	defer timer.Stop()
+	err := run(ctx, noticed{w, timer})
+	if err != nil && errors.Is(context.Cause(ctx), silent) {
+		return silent
+	}
+	return err
+}
+
+// noticed starts a timer again with every write.
+type noticed struct {
+	to    io.Writer
+	timer *time.Timer
+}
+
+func (n noticed) Write(p []byte) (int, error) {
+	n.timer.Stop()
+	defer n.timer.Reset(dumpSilence)
+	return n.to.Write(p)
 }
 
 // dumpName is where a database's dump lies in a snapshot and in a restored slot.

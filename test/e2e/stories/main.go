@@ -33,8 +33,14 @@ func main() {
 // packages are where stories are told; the lab's own is the first.
 func packages() []string { return []string{"./lab/servers/...", "./test/dash", "./test/e2e/..."} }
 
+// records is where the stories leave their scorecards.
+const records = "bin/e2e"
+
 func run(ctx context.Context, name, within string) error {
-	args := []string{"test", "-json", "-count=1", "-p=1", "-timeout=" + within}
+	if err := os.MkdirAll(records, 0o755); err != nil {
+		return err
+	}
+	args := []string{"test", "-json", "-count=1", "-p=1", "-timeout=" + within, "-artifacts", "-outputdir=" + records}
 	if name != "" {
 		args = append(args, "-run=(?i)"+regexp.QuoteMeta(name))
 	}
