@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -32,6 +33,7 @@ func vaultRestoreCommand(f *vaultFlags) *cobra.Command {
 			if (o.To == "") == (tar == "") {
 				return problem.New(problem.Usage, "holdfast vault restore --repo "+f.repo+" --key SECRET.asc --to DIR", "nothing was restored: either --to DIR or --tar FILE is needed")
 			}
+			boundHeap()
 			if o.Identities, err = f.identities(cmd, r, o.Snapshot); err != nil {
 				return err
 			}
@@ -65,6 +67,13 @@ func empty(dir string) bool {
 }
 
 // restoreTar writes the archive to a file that gets its name only when it is whole, or to standard output.
+// boundHeap has garbage collected in time for a restore to stay below 300 MB. An operator's own limit stands.
+func boundHeap() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(224 << 20)
+	}
+}
+
 func restoreTar(cmd *cobra.Command, r *vault.Repository, o vault.RestoreOptions, file string) error {
 	if file == "-" {
 		return writeTar(cmd.Context(), r, o, cmd.OutOrStdout())
