@@ -42,7 +42,7 @@ func MachineToken(ctx context.Context, settings config.Server, process Process, 
 	defer func() { err = errors.Join(err, s.Close()) }()
 	ctx = access.With(ctx, onMachine())
 	err = s.db.Tx(ctx, func(ctx context.Context, tx db.Tx) error {
-		made := access.Token{}
+		var made access.Token
 		if text, made, err = access.CreateToken(ctx, tx, name, role, life); err != nil {
 			return err
 		}

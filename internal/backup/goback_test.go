@@ -54,6 +54,7 @@ func (c *company) obeys(node string, o step.Order) {
 		c.serving[node] = args.Slot
 	case step.Fence:
 		c.serving[node] = ""
+	default: // moves nothing
 	}
 }
 

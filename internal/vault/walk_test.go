@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -65,7 +66,7 @@ func TestWalkEndsWithItsReader(t *testing.T) {
 		}
 		return nil
 	}}
-	if err := s.walk("s", root); err != fs.ErrClosed || count != 5 {
+	if err := s.walk("s", root); !errors.Is(err, fs.ErrClosed) || count != 5 {
 		t.Errorf("%v after %d entries", err, count)
 	}
 }

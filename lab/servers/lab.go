@@ -183,8 +183,6 @@ func (l *Lab) each(do func(*Server) error) error {
 	return group.Wait()
 }
 
-func (l *Lab) say(format string, args ...any) { fmt.Fprintf(l.out, format+"\n", args...) }
-
 func (l *Lab) knownHosts() string { return filepath.Join(l.dir, "known_hosts") }
 
 // Servers lists the servers of all sites, in the order of the shape.

@@ -3,6 +3,7 @@ package keeper_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -125,7 +126,7 @@ func TestKeyServicesThatCannotBeOpened(t *testing.T) {
 		"pkcs11://slot/1":                     {`keeper pkcs11://... was not opened: no keeper is called "pkcs11"`, "holdfast server --new-key FILE, or use one of these: awskms, azurekeyvault, base64key, gcpkms, hashivault"},
 	} {
 		_, err := keeper.Open(t.Context(), url)
-		refused, ok := err.(*problem.Error)
+		refused, ok := errors.AsType[*problem.Error](err)
 		if !ok || refused.Kind != problem.Usage || !strings.HasPrefix(refused.Message, want[0]) || refused.Hint != want[1] {
 			t.Errorf("%s: %v (next: %s)", url, err, hint(err))
 		}
@@ -133,7 +134,7 @@ func TestKeyServicesThatCannotBeOpened(t *testing.T) {
 }
 
 func hint(err error) string {
-	if refused, ok := err.(*problem.Error); ok {
+	if refused, ok := errors.AsType[*problem.Error](err); ok {
 		return refused.Hint
 	}
 	return ""

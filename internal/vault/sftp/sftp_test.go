@@ -223,7 +223,7 @@ func between(t *testing.T, to string, carry func(server, from net.Conn)) string 
 				from.Close()
 				return
 			}
-			go func() { io.Copy(from, server); from.Close() }()
+			go func() { _, _ = io.Copy(from, server); from.Close() }()
 			go carry(server, from)
 		}
 	}()
@@ -297,10 +297,10 @@ func TestSilentLine(t *testing.T) {
 	var lines atomic.Int32
 	c.Addr = between(t, c.Addr, func(server, from net.Conn) {
 		if lines.Add(1) <= 2 {
-			io.CopyN(server, from, 1<<20)
+			_, _ = io.CopyN(server, from, 1<<20)
 			<-t.Context().Done() // no more of it arrives
 		} else {
-			io.Copy(server, from)
+			_, _ = io.Copy(server, from)
 		}
 		from.Close()
 		server.Close()

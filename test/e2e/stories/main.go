@@ -66,6 +66,6 @@ func run(ctx context.Context, name, within string) error {
 	case told.all() == 0:
 		return errors.New("no story has that name: go test -list . ./test/e2e")
 	}
-	fmt.Printf("%d stories passed, %d left out\n", told.passed, told.leftOut)
+	fmt.Fprintf(os.Stdout, "%d stories passed, %d left out\n", told.passed, told.leftOut)
 	return nil
 }
